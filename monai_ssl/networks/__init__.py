@@ -1,2 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""networks."""
+"""Encoders over MONAI networks, projection heads, the momentum copy and the feature queue."""
+
+from __future__ import annotations
+
+from .densenet import DenseNetImageEncoder
+from .efficientnet import EfficientNetImageEncoder
+from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
+from .gather import gather_rows
+from .heads import LinearHead, MLPHead
+from .momentum import MomentumCopy
+from .queue import FeatureQueue
+from .resnet import ResNetImageEncoder
+from .shuffle import BatchShuffle, shuffle_batch_norm
+from .vit import MeanTokenViT, ViTImageEncoder
+
+__all__ = [
+    "BatchShuffle",
+    "DenseNetImageEncoder",
+    "EfficientNetImageEncoder",
+    "FeatureQueue",
+    "ImageEncoder",
+    "LinearHead",
+    "MLPHead",
+    "MeanTokenViT",
+    "MomentumCopy",
+    "ResNetImageEncoder",
+    "ViTImageEncoder",
+    "build_classifier",
+    "build_encoder",
+    "encoder_architectures",
+    "gather_rows",
+    "shuffle_batch_norm",
+]

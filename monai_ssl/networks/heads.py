@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Projection heads: what stands between the pooled features and the loss, and is left out of the exported encoder."""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["LinearHead", "MLPHead"]
+
+
+class LinearHead(nn.Linear):
+    """One linear layer (B, in_features) -> (B, out_features); C2L's head, with its 128 outputs (released code).
+
+    Args:
+        in_features: length of the pooled features.
+        out_features: length of the embedding.
+    """
+
+    def __init__(self, in_features: int, out_features: int = 128) -> None:
+        super().__init__(in_features, out_features)
+
+
+class MLPHead(nn.Sequential):
+    """Linear layers with ReLU between them, (B, in_features) -> (B, out_features).
+
+    MoCo v2 (arXiv 2003.04297) and SimCLR (arXiv 2002.05709) use two layers whose hidden width is ``in_features``; the
+    later BatchNorm variants put it before each ReLU.
+
+    Args:
+        in_features: length of the pooled features.
+        hidden_features: width of the hidden layers.
+        out_features: length of the embedding.
+        num_layers: number of linear layers, at least 1.
+        batch_norm: put BatchNorm before each ReLU (those linear layers then have no bias).
+
+    Raises:
+        ValueError: ``num_layers`` is below 1.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int = 128,
+        num_layers: int = 2,
+        batch_norm: bool = False,
+    ) -> None:
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        layers: list[nn.Module] = []
+        width = in_features
+        for _ in range(num_layers - 1):
+            layers.append(nn.Linear(width, hidden_features, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(hidden_features))
+            layers.append(nn.ReLU(inplace=True))
+            width = hidden_features
+        layers.append(nn.Linear(width, out_features))
+        super().__init__(*layers)
+        self.in_features = in_features
+        self.out_features = out_features
