@@ -1,2 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""losses."""
+"""Losses: pure functions of tensors, and thin modules that hold temperature and state.
+
+All compute in float32 under autocast, and each module says in ``distribution`` how it spreads over processes.
+"""
+
+from __future__ import annotations
+
+from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
+from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
+from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
+from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+
+__all__ = [
+    "ConstantZNCELoss",
+    "DistributedKind",
+    "InfoNCELoss",
+    "NTXentLoss",
+    "all_gather",
+    "estimate_log_z",
+    "info_nce",
+    "is_distributed",
+    "nce_constant_z",
+    "nt_xent",
+]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slow, literal NumPy versions of the losses: one loop per formula symbol, float64, no tricks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def slow_info_nce(query, key, negatives, temperature, mask=None) -> float:
+    losses = []
+    for i in range(len(query)):
+        positive = np.exp(cosine(query[i], key[i]) / temperature)
+        denominator = positive
+        for j in range(len(negatives)):
+            if mask is None or not mask[i, j]:
+                denominator += np.exp(cosine(query[i], negatives[j]) / temperature)
+        losses.append(-np.log(positive / denominator))
+    return float(np.mean(losses))
+
+
+def slow_z(query, key, negatives, num_data, temperature, mask=None) -> float:
+    values = []
+    for i in range(len(query)):
+        values.append(np.exp(cosine(query[i], key[i]) / temperature))
+        for j in range(len(negatives)):
+            if mask is None or not mask[i, j]:
+                values.append(np.exp(cosine(query[i], negatives[j]) / temperature))
+    return float(np.mean(values) * num_data)
+
+
+def slow_nce(query, key, negatives, z, num_data, temperature, mask=None) -> float:
+    losses = []
+    for i in range(len(query)):
+        used = [j for j in range(len(negatives)) if mask is None or not mask[i, j]]
+        noise = len(used) / num_data  # K * Pn
+        p = np.exp(cosine(query[i], key[i]) / temperature) / z
+        loss = -np.log(p / (p + noise))
+        for j in used:
+            p = np.exp(cosine(query[i], negatives[j]) / temperature) / z
+            loss -= np.log(noise / (p + noise))
+        losses.append(loss)
+    return float(np.mean(losses))
+
+
+def slow_nt_xent(view_a, view_b, temperature) -> float:
+    views = np.concatenate([view_a, view_b])
+    count = len(view_a)
+    losses = []
+    for i in range(2 * count):
+        positive = np.exp(cosine(views[i], views[(i + count) % (2 * count)]) / temperature)
+        denominator = sum(np.exp(cosine(views[i], views[j]) / temperature) for j in range(2 * count) if j != i)
+        losses.append(-np.log(positive / denominator))
+    return float(np.mean(losses))

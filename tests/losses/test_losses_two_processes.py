@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two gloo processes with half the batch each give the loss and the gradients of one process with the whole batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from distributed_helper import run_processes
+
+from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, NTXentLoss, all_gather, is_distributed
+
+BATCH, DIM = 6, 5
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(n, DIM, generator=generator, dtype=torch.float64) for n in (BATCH, BATCH, 12))
+
+
+def encoder() -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    layers = nn.Sequential(nn.Linear(DIM, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+    for parameter in layers.parameters():
+        parameter.data.normal_(generator=generator)
+    return layers
+
+
+def spread(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A loss that every process computes for the whole batch, as those do that decorrelate feature dimensions."""
+    x = torch.cat([all_gather(a), all_gather(b)])
+    x = x - x.mean(dim=0)
+    return -torch.logdet(x.T @ x / len(x) + 0.1 * torch.eye(x.shape[1], dtype=x.dtype))
+
+
+def cases() -> dict:
+    queue = inputs()[2][:, :4]
+    return {
+        "nt_xent": NTXentLoss(0.2),
+        "nt_xent at low temperature": NTXentLoss(0.05),
+        "info_nce": lambda a, b: InfoNCELoss(0.2)(a, b.detach(), queue),
+        "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
+        "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),
+        "whole-batch loss on every process": spread,
+    }
+
+
+def loss_and_gradients(model: nn.Module, loss_function, a: torch.Tensor, b: torch.Tensor) -> tuple[float, list]:
+    model.zero_grad()
+    first, second = model(torch.cat([a, b])).chunk(2)
+    loss = loss_function(first, second)
+    loss.backward()
+    return loss.item(), [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def worker(rank: int, world_size: int) -> dict:
+    assert is_distributed()
+    a, b, queue = inputs()
+    rows = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    results = {}
+    for name, loss_function in cases().items():
+        model = nn.parallel.DistributedDataParallel(encoder())
+        results[name] = loss_and_gradients(model, loss_function, a[rows], b[rows])
+
+    local = NTXentLoss(0.2, gather_distributed=False)
+    results["local"] = local(a[rows], b[rows]).item()
+    nce = ConstantZNCELoss(100, 0.2)
+    nce(a[rows], b[rows], queue)
+    results["log_z"] = nce.log_z.item()
+    results["order"] = all_gather(torch.full((2, 3), float(rank)))[:, 0].tolist()
+    try:
+        all_gather(torch.zeros(3 + rank, 2))
+    except ValueError as error:
+        results["unequal"] = str(error)
+    dist.barrier()
+    return results
+
+
+@pytest.fixture(scope="module")
+def results() -> list[dict]:
+    return run_processes(worker)
+
+
+@pytest.mark.parametrize("name", list(cases()))
+def test_gradients_equal_those_of_the_whole_batch(results, name):
+    a, b, _ = inputs()
+    loss, gradients = loss_and_gradients(encoder(), cases()[name], a, b)
+    assert sum(result[name][0] for result in results) / len(results) == pytest.approx(loss, rel=1e-6)
+    for result in results:
+        for ours, expected in zip(result[name][1], gradients, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_without_gathering_each_process_sees_its_own_batch(results):
+    a, b, _ = inputs()
+    for rank, rows in enumerate((slice(0, 3), slice(3, 6))):
+        assert results[rank]["local"] == pytest.approx(NTXentLoss(0.2)(a[rows], b[rows]).item(), rel=1e-12)
+
+
+def test_partition_function_is_that_of_the_whole_batch(results):
+    whole = ConstantZNCELoss(100, 0.2)
+    whole(*inputs())
+    assert results[0]["log_z"] == results[1]["log_z"] == pytest.approx(whole.log_z.item(), rel=1e-6)
+
+
+def test_rows_come_in_the_order_of_the_ranks(results):
+    assert all(result["order"] == [0.0, 0.0, 1.0, 1.0] for result in results)
+
+
+def test_unequal_batches_are_refused_on_every_process(results):
+    for result in results:
+        assert "different sizes [3, 4]" in result["unequal"]
+
+
+def test_gather_without_a_process_group_does_nothing():
+    x = torch.ones(2, 3)
+    assert not is_distributed()
+    assert all_gather(x) is x
+
+
+def fail_on_one_rank(rank: int, world_size: int) -> None:
+    if rank == 1:
+        raise RuntimeError("rank 1 gave up")
+    dist.barrier()
+
+
+def test_the_helper_reports_the_process_that_failed():
+    with pytest.raises(AssertionError, match="rank 1 gave up"):
+        run_processes(fail_on_one_rank)
