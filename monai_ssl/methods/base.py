@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every self-supervised method offers to the trainer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from monai_ssl.networks import ImageEncoder
+
+__all__ = ["SSLMethod"]
+
+
+class SSLMethod(nn.Module, ABC):
+    """A network with its heads, teachers and losses: everything between a batch of views and a scalar to minimise.
+
+    The trainer draws the views, calls the method, minimises ``"loss"`` and calls :meth:`after_step` after each
+    optimiser step. All state (teacher, queue, prototypes) lives in parameters and persistent buffers, so that
+    ``state_dict()`` is all a checkpoint needs.
+
+    Args:
+        encoder: the network to pretrain; what is exported at the end.
+    """
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute the loss of one batch.
+
+        Args:
+            batch: ``"views"``: list of tensors (B, C, *spatial), all views of the same B images; ``"index"``: (B,)
+                int64 numbers of the images; ``"generator"``: ``torch.Generator`` on the views' device, or None.
+
+        Returns:
+            ``"loss"``: scalar with gradient; ``"embedding"``: (B, D) unit vectors without gradient, for monitors; other
+            entries are scalars without gradient, to be logged under their names.
+        """
+
+    def after_step(self, progress: float) -> None:
+        """Update what no gradient updates (teacher, queue), once after each optimiser step.
+
+        Args:
+            progress: share of the training's optimiser steps that are done, in (0, 1].
+        """
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return trainable parameters for an optimiser; biases and normalisation parameters are not decayed.
+
+        Args:
+            weight_decay: decay of the weights (parameters of two and more dimensions).
+        """
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        ]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MoCo v2: momentum contrast with an MLP head.
+
+Chen, Fan, Girshick, He, *Improved Baselines with Momentum Contrastive Learning*, arXiv 2003.04297 (head, temperature
+and augmentation); He et al., arXiv 1911.05722, equation 1 (loss), equation 2 (teacher), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from monai_ssl.losses import InfoNCELoss
+from monai_ssl.networks import ImageEncoder
+
+from .momentum_contrast import MomentumContrast
+
+__all__ = ["MoCoV2"]
+
+
+class MoCoV2(MomentumContrast):
+    """Tell an image's other view from the queue of other images' keys.
+
+    The defaults are the paper's: 128 dimensions, a queue of 65,536, temperature 0.2, momentum 0.999; the recipe beside
+    them is SGD, learning rate 0.03 at batch 256, momentum 0.9, weight decay 1e-4, cosine schedule.
+
+    Args:
+        encoder: the network to pretrain.
+        temperature: t, positive.
+        head: see :class:`MomentumContrast`, also for the other arguments.
+        embedding_dim: D.
+        queue_size: K.
+        momentum: m.
+        final_momentum: m at the end of a cosine schedule; None keeps it constant.
+        shuffle_batch_norm: Shuffle-BN.
+        decay_all: decay biases and normalisation parameters too.
+
+    Example:
+        >>> import torch
+        >>> from monai_ssl.networks import build_encoder
+        >>> method = MoCoV2(build_encoder("resnet18"), queue_size=64)
+        >>> out = method({"views": [torch.rand(4, 1, 32, 32), torch.rand(4, 1, 32, 32)]})
+        >>> out["loss"].backward()
+        >>> method.after_step(progress=0.1)
+        >>> int(method.queue.total_enqueued)
+        4
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        *,
+        temperature: float = 0.2,
+        head: str = "mlp",
+        embedding_dim: int = 128,
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        final_momentum: float | None = None,
+        shuffle_batch_norm: bool = False,
+        decay_all: bool = False,
+    ) -> None:
+        super().__init__(
+            encoder,
+            head=head,
+            embedding_dim=embedding_dim,
+            queue_size=queue_size,
+            momentum=momentum,
+            final_momentum=final_momentum,
+            shuffle_batch_norm=shuffle_batch_norm,
+            decay_all=decay_all,
+        )
+        self.criterion = InfoNCELoss(temperature)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """See :meth:`SSLMethod.forward`; needs two views."""
+        view_1, view_2 = batch["views"]
+        query = self.student(view_1)
+        (key,) = self.teach(batch, view_2)
+        loss = self.criterion(query, key, self.queue.features)
+        self.enqueue_later(key)
+        return {"loss": loss, "embedding": normalize(query.detach().float())}
