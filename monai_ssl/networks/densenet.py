@@ -24,8 +24,8 @@ _CLASSES = {
 class DenseNetImageEncoder(ImageEncoder, wraps=nets.DenseNet, names=tuple(_CLASSES)):
     """Global average of the activated last dense block (F = 1024 for DenseNet-121).
 
-    The pyramid has the stem (stride 2) and the output of each dense block (strides 4, 8, 16, 32), the last one after its
-    normalisation and activation.
+    The pyramid has the stem (stride 2) and the output of each dense block (strides 4, 8, 16, 32), the last one after
+    its normalisation and activation.
     """
 
     head_prefixes = ("class_layers.",)

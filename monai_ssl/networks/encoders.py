@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image encoder: a real MONAI network, its pooled feature vector and its pyramid of feature maps.
 
-A network class is supported by one small subclass of :class:`ImageEncoder`; ``ImageEncoder(net)`` finds it. To add one::
+A network class is supported by one small subclass of :class:`ImageEncoder`; ``ImageEncoder(net)`` finds it. To add
+one::
 
     class SegResNetImageEncoder(ImageEncoder, wraps=SegResNet, names=("segresnet",)):
         head_prefixes = ("up_layers.", "up_samples.", "conv_final.")
@@ -61,6 +62,7 @@ class ImageEncoder(nn.Module):
             ImageEncoder._architectures.update(dict.fromkeys(names, cls))
 
     def __new__(cls, net: nn.Module | None = None, *args: Any, **kwargs: Any) -> ImageEncoder:
+        """Make an object of the subclass that knows the class of ``net``."""
         if cls is ImageEncoder:
             cls = _adapter_for(net)
         return super().__new__(cls)
@@ -185,6 +187,8 @@ def _resolve(architecture: str, spatial_dims: int, network_args: dict) -> tuple[
         raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(encoder_architectures())}")
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+    if "pretrained" in network_args:
+        raise ValueError("pretrained is not taken here: build first, then use monai_ssl.weights to load a local file")
     adapter = ImageEncoder._architectures[architecture]
     return adapter, adapter.complete_args(spatial_dims, network_args)
 

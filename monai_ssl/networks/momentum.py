@@ -19,8 +19,8 @@ class MomentumCopy(nn.Module):
 
     It starts as an exact copy, gets no gradient, and runs without recording one. Only parameters are averaged: the
     running statistics of BatchNorm stay the copy's own, made from the batches it sees. In training mode the copy is in
-    evaluation mode (no dropout, no stochastic depth) except for BatchNorm, which uses the statistics of the batch, as in
-    the released code of MoCo and C2L.
+    evaluation mode (no dropout, no stochastic depth) except for BatchNorm, which uses the statistics of the batch, as
+    in the released code of C2L.
 
     Args:
         source: the network to copy.

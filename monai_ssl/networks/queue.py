@@ -21,7 +21,7 @@ class FeatureQueue(nn.Module):
 
     ``features`` is the ring itself, not a copy (a copy of 65,536 x 128 values takes milliseconds a step). It is changed
     in place: enqueue after ``backward()``, or hand the loss ``queue.features.clone()`` where keys must enter before it
-    (C2L's released code enqueues between its losses). Forgetting it is an error in ``backward()``, not a wrong gradient.
+    (C2L's released code enqueues between its losses). To forget it is an error in ``backward()``, no wrong gradient.
 
     Args:
         size: K, the number of entries.

@@ -19,11 +19,11 @@ _NAMES = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet15
 class ResNetImageEncoder(ImageEncoder, wraps=nets.ResNet, names=_NAMES):
     """Global average of the last block; the pyramid is the stem and the four stages.
 
-    With the default stem (stride 2, then max pooling) the maps lie at strides 2, 4, 8, 16 and 32, the same as in MONAI's
-    ``FlexibleUNet``. F is 512 (basic blocks: 10, 18, 34) or 2048 (bottleneck blocks).
+    With the default stem (stride 2, then max pooling) the maps lie at strides 2, 4, 8, 16 and 32, the same as in
+    MONAI's ``FlexibleUNet``. F is 512 (basic blocks: 10, 18, 34) or 2048 (bottleneck blocks).
 
-    MONAI's ``FlexibleUNet`` builds its ResNet-18 and 34 with ``shortcut_type="A"`` (no weights in the shortcuts) and the
-    deeper ones with ``bias_downsample=False``: give the same arguments here when the weights are to end there.
+    MONAI's ``FlexibleUNet`` builds its ResNet-18 and 34 with ``shortcut_type="A"`` (no weights in the shortcuts): give
+    the same here when the weights are to end there.
     """
 
     head_prefixes = ("fc.",)

@@ -40,10 +40,10 @@ class MeanTokenViT(nets.ViT):
 class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
     """Mean of the patch tokens after the final normalisation; works at the image size the ViT was built for.
 
-    The mean of the tokens is taken, not a class token, because the plain ViT, UNETR's ViT and MONAI's masked autoencoder
-    have no class token, so that one set of keys serves all; a class token that ``net`` has takes part in the attention
-    and is left out of the mean. The pyramid has four maps of one resolution: after a quarter, half and three quarters of
-    the blocks (3, 6 and 9 of 12, as UNETR, arXiv 2103.10504, reads them) and after the final normalisation.
+    The mean of the tokens is taken, not a class token, because MONAI's plain ViT and UNETR's have no class token, so
+    that one set of keys serves both; a class token that ``net`` has takes part in the attention and is left out of the
+    mean. The pyramid has four maps of one resolution: after a quarter, half and three quarters of the blocks (3, 6 and
+    9 of 12, as UNETR, arXiv 2103.10504, reads them) and after the final normalisation.
 
     ``build_encoder("vit", img_size=...)`` has MONAI's ViT-B sizes and ``patch_size=16`` unless given. ImageNet weights
     need ``qkv_bias=True`` to be complete.

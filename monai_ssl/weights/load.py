@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Save an encoder with its manifest; load it into an encoder or into any MONAI network that has it inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from torch import nn
+
+from monai_ssl.networks import ImageEncoder, build_encoder
+
+from .adapt import patch_grid
+from .files import WeightsFileError, read_header, read_tensors, write_tensors
+from .manifest import SCHEMA, build_manifest, check_manifest, stage_summary
+from .match import EncoderTensors, transfer
+from .report import LoadReport
+
+__all__ = ["load_encoder", "open_encoder", "read_manifest", "save_encoder"]
+
+_HEADER_KEY = "monai_ssl"
+_COMPARED_ELSEWHERE = {"img_size", "conv1_t_stride", "shortcut_type", "bias_downsample", "qkv_bias"}
+
+
+def save_encoder(encoder: ImageEncoder, path: str | os.PathLike, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write an encoder's weights under MONAI's keys, without task head, with the manifest in the header.
+
+    Args:
+        encoder: what to save.
+        path: usually ``encoder.safetensors``; replaced only when the new file is complete.
+        manifest: fields for :func:`monai_ssl.weights.build_manifest`, at least ``method``.
+
+    Returns:
+        The complete manifest as written.
+
+    Raises:
+        ValueError: an invalid manifest.
+        OSError: the disk is full; the old file is intact.
+    """
+    complete = build_manifest(encoder, manifest)
+    write_tensors(path, encoder.encoder_state_dict(), {_HEADER_KEY: json.dumps(complete), "format": "pt"})
+    return complete
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the manifest of a file that :func:`save_encoder` wrote, without reading its tensors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsFileError: truncated, damaged, of another format, without a manifest or with one from a newer version.
+    """
+    text = read_header(path)[0].get(_HEADER_KEY)
+    if text is None:
+        raise WeightsFileError(
+            f"{path} has no monai_ssl manifest: save_encoder did not write it; "
+            "load_imagenet_weights reads plain checkpoints"
+        )
+    try:
+        manifest = json.loads(text)
+        schema = manifest.get("schema")
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise WeightsFileError(f"{path} was written by a newer monai_ssl (manifest {schema}, known {SCHEMA})")
+        check_manifest(manifest)
+        if not {"architecture", "arguments", "spatial_dims", "in_channels", "stem"} <= manifest["network"].keys():
+            raise ValueError("the network is not described")
+    except WeightsFileError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise WeightsFileError(f"the manifest of {path} is damaged: {error}") from error
+    return manifest
+
+
+def load_encoder(
+    net: nn.Module, path: str | os.PathLike, min_coverage: float = 0.9, channel_policy: str | None = None
+) -> LoadReport:
+    """Load an encoder's weights into an encoder, or into the part of a network where they fit.
+
+    The place is found from the keys and shapes: the network itself (an :class:`ImageEncoder`, a MONAI classifier), or
+    any module inside it (``FlexibleUNet.encoder``, ``UNETR.vit``, a DDP wrapper). Print the report.
+
+    Args:
+        net: changed in place; untouched after an error. An :class:`ImageEncoder` also takes over the lineage.
+        path: a file of :func:`save_encoder`.
+        min_coverage: smallest part (by bytes) that must be loaded, of the network's encoder and of the file both. The
+            network's encoder is everything under the file's top-level names, so a new task head does not count.
+        channel_policy: ``"sum"``, ``"mean"``, ``"first"`` or ``"repeat"``
+            (:func:`monai_ssl.weights.adapt_channels`) where the network has another number of input channels. Without
+            it, that is an error.
+
+    Returns:
+        What became of each tensor; ``str(report)`` is readable.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsFileError: the file is truncated, damaged or not an encoder of this package.
+        WeightsMismatchError: too little fits, or the first layer does not; the message holds the report.
+    """
+    manifest = read_manifest(path)
+    network = manifest["network"]
+    found = EncoderTensors(
+        source=str(path),
+        tensors=read_tensors(path),
+        stem_key=network["stem"]["key"],
+        architecture=network["architecture"],
+        stem_stride=network["stem"]["stride"],
+        grid=patch_grid(network["arguments"], network["spatial_dims"]),
+        lineage=(*(manifest["lineage"] or ()), stage_summary(manifest)),
+    )
+    if isinstance(net, ImageEncoder):
+        found.notes = _argument_notes(network["arguments"], net.network_args)
+    return transfer(net, found, min_coverage, channel_policy)
+
+
+def open_encoder(path: str | os.PathLike) -> ImageEncoder:
+    """Build the encoder that a file describes and load all of its weights.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file can't be read, or names an architecture that :func:`build_encoder` does not know.
+    """
+    network = read_manifest(path)["network"]
+    encoder = build_encoder(
+        network["architecture"], network["spatial_dims"], network["in_channels"], **network["arguments"]
+    )
+    load_encoder(encoder, path, min_coverage=1.0)
+    return encoder
+
+
+def _argument_notes(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Name arguments that may differ without changing a shape, such as a norm."""
+    default = "MONAI's default"
+    return [
+        f"built with {name}={ours.get(name, default)} here, {theirs.get(name, default)} where the weights come from"
+        for name in sorted((theirs.keys() | ours.keys()) - _COMPARED_ELSEWHERE)
+        if theirs.get(name) != ours.get(name)
+    ]
