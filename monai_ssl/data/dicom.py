@@ -116,7 +116,7 @@ def refuse_non_images(data: Dataset) -> None:
 
     The Modality element is not asked: it lies too often. What decides is the pixel data and the SOP class.
     """
-    sop_class = UID(str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or ""))
+    sop_class = UID(_text(data, "SOPClassUID") or _text(data.file_meta, "MediaStorageSOPClassUID"))
     known_class = sop_class.name if sop_class and sop_class.name != sop_class else ""
     if not any(keyword in data for keyword in PIXEL_KEYWORDS):
         if "Image Storage" in known_class or "Rows" in data:
@@ -195,8 +195,16 @@ def pixel_spacing(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
     return None
 
 
+def _text(data: Dataset, keyword: str) -> str:
+    """Value of an element as stripped text; empty if it is absent or broken."""
+    try:
+        return str(data.get(keyword) or "").strip().strip("\0")
+    except Exception:
+        return ""
+
+
 def _view(data: Dataset) -> str | None:
-    view = known_term(data.get("ViewPosition"), VIEW_POSITIONS)
+    view = known_term(_text(data, "ViewPosition"), VIEW_POSITIONS)
     if view is not None:
         return view
     try:
@@ -217,10 +225,10 @@ def dicom_facts(data: Dataset) -> dict:
     except UnreadableImageError:
         frames = None
     return {
-        "modality": known_term(data.get("Modality"), MODALITIES),
-        "body_part": known_body_part(data.get("BodyPartExamined")),
+        "modality": known_term(_text(data, "Modality"), MODALITIES),
+        "body_part": known_body_part(_text(data, "BodyPartExamined")),
         "view": _view(data),
-        "photometric": known_term(data.get("PhotometricInterpretation"), _PHOTOMETRIC),
+        "photometric": known_term(_text(data, "PhotometricInterpretation"), _PHOTOMETRIC),
         "transfer_syntax": syntax.name if syntax.name != syntax else "private or unknown",
         "bits_stored": integer(data, "BitsStored"),
         "rows": integer(data, "Rows"),
@@ -233,7 +241,7 @@ def dicom_facts(data: Dataset) -> dict:
 def dicom_identifiers(data: Dataset) -> dict[str, str]:
     """Raw patient, study and series identifiers. They are for hashing only and must not be stored or printed."""
     keywords = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
-    return {name: str(data.get(keyword) or "").strip().strip("\0") for name, keyword in keywords.items()}
+    return {name: _text(data, keyword) for name, keyword in keywords.items()}
 
 
 # PhotometricInterpretation (0028,0004): defined terms, DICOM PS3.3 section C.7.6.3.1.2.
