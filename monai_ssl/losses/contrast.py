@@ -85,6 +85,8 @@ def log_sum_exp_of_products(
     """``log sum_j exp(a_i . c_j)`` for every anchor, holding one ``(N, M)`` matrix in forward and backward together.
 
     The plain ``torch.logsumexp(anchors @ candidates.T, 1)`` holds four at its peak and computes the exponentials twice.
+    Candidates without gradient (a feature queue) are not kept for the backward pass: they may be changed in place
+    before it, without a copy.
 
     Args:
         anchors: ``(N, D)``.
@@ -107,14 +109,19 @@ class _LogSumExpOfProducts(torch.autograd.Function):
         highest = logits.amax(dim=1, keepdim=True)
         probabilities = logits.sub_(highest).exp_()
         total = probabilities.sum(dim=1, keepdim=True)
-        ctx.save_for_backward(anchors, candidates, probabilities, total)
+        ctx.both = ctx.needs_input_grad[1]
+        if ctx.both:
+            ctx.save_for_backward(anchors, candidates, probabilities, total)
+        elif ctx.needs_input_grad[0]:  # keep the finished (N, D) gradient; the queue is free to change from here on
+            ctx.save_for_backward((probabilities @ candidates).div_(total))
         return (highest + total.log()).squeeze(1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
+        if not ctx.both:
+            return grad[:, None] * ctx.saved_tensors[0], None, None
         anchors, candidates, probabilities, total = ctx.saved_tensors
         weight = grad[:, None] / total  # (N, 1), applied to (N, D) factors rather than to the (N, M) matrix
         grad_anchors = (probabilities @ candidates) * weight if ctx.needs_input_grad[0] else None
-        grad_candidates = probabilities.T @ (anchors * weight) if ctx.needs_input_grad[1] else None
-        return grad_anchors, grad_candidates, None
+        return grad_anchors, probabilities.T @ (anchors * weight), None

@@ -41,7 +41,8 @@ def info_nce(
     Args:
         query: ``(B, D)`` features.
         key: ``(B, D)`` features, row ``i`` is the positive of query ``i``.
-        negatives: ``(K, D)`` features, shared by all queries; detach them if they are a queue.
+        negatives: ``(K, D)`` features, shared by all queries; detach them if they are a queue (which may then be
+            changed in place before ``backward``, no copy is needed).
         temperature: ``t``, a positive number, or a scalar tensor if it is learned.
         normalized: the rows already have unit length and are used as they are.
         negative_mask: boolean ``(B, K)``, True where a negative is excluded for that query (a known false negative,

@@ -110,6 +110,23 @@ def test_a_query_without_negatives_has_no_loss_and_no_gradient(dtype):
     assert (q.grad[0] != 0).any()
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_queue_may_change_before_the_backward_pass(normalized):
+    q, k, queue = (F.normalize(x, dim=1) for x in draw())
+    q.requires_grad_()
+    expected = torch.autograd.grad(info_nce(q, k, queue.clone().requires_grad_(), normalized=normalized), q)[0]
+    loss = info_nce(q, k, queue, normalized=normalized)
+    queue.zero_()
+    torch.testing.assert_close(torch.autograd.grad(loss, q)[0], expected)
+
+
+def test_only_keys_or_negatives_may_need_a_gradient():
+    q, k, n = draw()
+    for i in range(3):
+        x = [tensor.clone().requires_grad_(j == i) for j, tensor in enumerate((q, k, n))]
+        assert torch.autograd.gradcheck(info_nce, x)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_refuses_a_temperature_that_is_not_positive(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):
