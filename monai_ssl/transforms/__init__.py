@@ -1,2 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transforms."""
+"""View transforms: batched, on the images' own device, 2D and 3D; drawn once, applied as often as wanted.
+
+The batched form is the only implementation; :mod:`monai_ssl.transforms.faces` makes MONAI transforms of it.
+"""
+
+from __future__ import annotations
+
+from monai_ssl.transforms.base import BatchTransform, Params
+from monai_ssl.transforms.blur import RandomGaussianBlur
+from monai_ssl.transforms.cutout import RandomCutout
+from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
+from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
+from monai_ssl.transforms.noise import RandomGaussianNoise
+from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
+from monai_ssl.transforms.pyramid import AveragePyramid
+from monai_ssl.transforms.resample import CenterResample, RandomResample
+from monai_ssl.transforms.standardize import IntensityStandardize
+from monai_ssl.transforms.views import MultiView, ViewChain
+
+__all__ = [
+    "AveragePyramid",
+    "BatchTransform",
+    "CenterResample",
+    "IntensityStandardize",
+    "MultiView",
+    "Params",
+    "RandBatchTransform",
+    "RandBatchTransformd",
+    "RandViews",
+    "RandViewsd",
+    "RandomBrightnessContrast",
+    "RandomCutout",
+    "RandomGamma",
+    "RandomGaussianBlur",
+    "RandomGaussianNoise",
+    "RandomResample",
+    "ViewChain",
+    "c2l_views",
+    "evaluation_view",
+    "moco_v2_views",
+    "radiograph_views",
+]

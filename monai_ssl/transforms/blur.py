@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random Gaussian blur, each sample with its own width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from monai_ssl.transforms.base import (
+    BatchTransform,
+    Params,
+    chance,
+    check_prob,
+    check_range,
+    drawing_device,
+    on_selected,
+    uniform,
+)
+
+_TRUNCATE = 3.0  # standard deviations; 0.3 % of the weight lies beyond
+
+
+class RandomGaussianBlur(BatchTransform):
+    """Blur by a Gaussian of ``sigma ~ U(sigma)`` pixels of the view with probability ``prob``, else nothing.
+
+    The kernel is sampled at whole pixels up to 3 times the greatest sigma, normalised to 1, and applied along one axis
+    after the other; beyond its edge an image goes on with its outermost pixel.
+
+    Args:
+        sigma: least and greatest standard deviation in pixels (SimCLR, MoCo v2: 0.1 to 2 at 224 pixels).
+        prob: probability of a sample being blurred.
+    """
+
+    def __init__(self, sigma: Sequence[float] = (0.1, 2.0), prob: float = 0.5) -> None:
+        self.sigma = check_range("sigma", sigma, 0.0)
+        self.prob = check_prob("prob", prob)
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        extent: torch.Tensor | None = None,
+    ) -> Params:
+        """Draw ``sigma`` (B,) in pixels; 0 where the sample is left alone."""
+        device = drawing_device(generator, device)
+        chosen = chance(shape[0], self.prob, generator, device)
+        return {"sigma": torch.where(chosen, uniform((shape[0],), *self.sigma, generator, device), 0.0)}
+
+    def _apply(self, x: torch.Tensor, params: Params, interpolation: str = "bilinear") -> torch.Tensor:
+        radius = math.ceil(_TRUNCATE * self.sigma[1])
+        sigma = params["sigma"]
+        if radius == 0:
+            return x
+        at = torch.arange(-radius, radius + 1, dtype=torch.float32, device=x.device)
+        # The least sigma that is not a delta for float32, so that sigma = 0 is no division by zero.
+        weight = torch.exp(-0.5 * (at / sigma.clamp(min=1e-3)[:, None]) ** 2)
+        kernels = (weight / weight.sum(1, keepdim=True)).to(x.dtype)  # (B, taps)
+        return on_selected(x, sigma > 0, lambda part, rows: _blur(part, kernels[rows]))
+
+
+def _blur(x: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    """Convolve sample i of (N, C, *spatial) with ``kernels[i]`` along every spatial axis: samples are conv groups."""
+    shape, radius = x.shape, kernels.shape[1] // 2
+    for axis in range(2, x.ndim):
+        before, length, after = math.prod(shape[2:axis]), shape[axis], math.prod(shape[axis + 1 :])
+        if after == 1:  # (1, N C, before, length): along rows
+            plane, kernel, pad = x.reshape(1, -1, before, length), (1, -1), (radius, radius, 0, 0)
+        else:  # (1, N C before, length, after): along columns
+            plane, kernel, pad = x.reshape(1, -1, length, after), (-1, 1), (0, 0, radius, radius)
+        groups = plane.shape[1]
+        weight = kernels.repeat_interleave(groups // len(kernels), dim=0).view(groups, 1, *kernel)
+        x = F.conv2d(F.pad(plane, pad, mode="replicate"), weight, groups=groups)
+    return x.reshape(shape)

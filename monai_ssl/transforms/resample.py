@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crop, turn, mirror and scale as one interpolation: the random view geometry, and the fixed one for evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+from monai_ssl.transforms.base import (
+    BatchTransform,
+    Params,
+    chance,
+    check_prob,
+    check_range,
+    drawing_device,
+    uniform,
+)
+from monai_ssl.transforms.pyramid import AveragePyramid
+from monai_ssl.transforms.sampling import sample_boxes
+
+_TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+class _BoxTransform(BatchTransform):
+    """What the two resamplings share: an output size and the sampler."""
+
+    spatial: ClassVar[bool] = True
+    overwrites: ClassVar[bool] = False
+
+    def __init__(self, size: int | Sequence[int], padding: str) -> None:
+        self.size = int(size) if isinstance(size, int) else tuple(int(n) for n in size)
+        if min([self.size] if isinstance(self.size, int) else self.size) < 1:
+            raise ValueError(f"size must be positive, got {size}")
+        if padding not in ("border", "zeros"):
+            raise ValueError(f'padding must be "border" or "zeros", not {padding!r}')
+        self.padding = padding
+
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """(B, C, *size)."""
+        spatial = shape[2:]
+        size = (self.size,) * len(spatial) if isinstance(self.size, int) else self.size
+        if len(size) != len(spatial):
+            raise ValueError(f"size {size} does not fit a batch of shape {tuple(shape)}: give one number per axis")
+        return (*shape[:2], *size)
+
+    def _apply(
+        self,
+        x: torch.Tensor,
+        params: Params,
+        interpolation: str = "bilinear",
+        pyramid: AveragePyramid | None = None,
+    ) -> torch.Tensor:
+        return sample_boxes(x, params, self.output_shape(x.shape)[2:], interpolation, self.padding, pyramid)
+
+
+def _extent_of(shape: Sequence[int], extent: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """(B, n) valid pixels of each image: what was given, else the whole canvas."""
+    spatial = tuple(shape[2:])
+    if extent is None:
+        return torch.tensor([spatial], device=device).expand(shape[0], -1)
+    if tuple(extent.shape) != (shape[0], len(spatial)):
+        raise ValueError(f"extent must have shape {(shape[0], len(spatial))}, got {tuple(extent.shape)}")
+    return extent.to(device)
+
+
+class RandomResample(_BoxTransform):
+    """Random resized crop, rotation, flips and shift in one anti-aliased interpolation.
+
+    Per sample, with n spatial axes and an image of ``extent`` pixels:
+
+    * 2D crop, as torchvision's RandomResizedCrop: area = U(scale) of the image's, width / height = exp(U(log ratio)).
+      3D crop: volume = U(scale) of the image's; sides = (volume share)^(1/3) * exp(e_i - mean e) of the image's own
+      sides, with e_i ~ U(log ratio) / 2 for each axis, so that the box follows the array's shape, whatever the voxels.
+      The first of 10 draws that fits into the image is taken; if none does, the largest box of an allowed shape.
+    * position: uniform over all where the box lies within the extent. No pixel beyond the extent is read as long as
+      there is no turn and no shift.
+    * turn: angle ~ U(-rotation_deg, rotation_deg) about the box's centre, in pixel space (no shear, whatever the
+      shape); in 3D about an axis that is uniform on the sphere, in array index space. What the turned box covers
+      beyond the crop is taken from the image itself, not filled in.
+    * flips: axis i is mirrored with its probability.
+    * shift: the box moves by U(-translate, translate) of its sides, also beyond the image.
+
+    Anti-aliasing by an average-pool pyramid: see :func:`monai_ssl.transforms.sampling.sample_boxes`.
+
+    Args:
+        size: side(s) of the view in pixels; one number for all axes.
+        scale: least and greatest share of the image's area or volume, within (0, 1].
+        ratio: least and greatest width / height (2D), stretch between two axes (3D).
+        rotation_deg: greatest angle in degrees.
+        flip_prob: one number mirrors the last axis (left-right) alone; a sequence has one for each axis.
+        translate: greatest shift as a share of the crop's side.
+        padding: "border" repeats the image's edge beyond the image, "zeros" fills in 0. Zeros draw a wedge that gives
+            the angle away; radiographs have dark margins anyway, which "border" continues.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.2, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        rotation_deg: float = 0.0,
+        flip_prob: float | Sequence[float] = 0.0,
+        translate: float = 0.0,
+        padding: str = "border",
+    ) -> None:
+        super().__init__(size, padding)
+        self.scale = check_range("scale", scale, 1e-6, 1.0)
+        self.ratio = check_range("ratio", ratio, 1e-3)
+        if rotation_deg < 0 or translate < 0:
+            raise ValueError(f"rotation_deg ({rotation_deg}) and translate ({translate}) must not be negative")
+        self.rotation_deg = float(rotation_deg)
+        self.flip_prob = (
+            check_prob("flip_prob", flip_prob)
+            if isinstance(flip_prob, (int, float))
+            else tuple(check_prob("flip_prob", p) for p in flip_prob)
+        )
+        self.translate = float(translate)
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        extent: torch.Tensor | None = None,
+    ) -> Params:
+        """Draw ``center``, ``crop`` and ``extent`` (pixels), ``flip``, ``angle_deg`` and, in 3D, ``axis``."""
+        device = drawing_device(generator, device)
+        self.output_shape(shape)
+        batch, n = shape[0], len(shape) - 2
+        extent = _extent_of(shape, extent, device)
+        sides = extent.float()
+        crop = self._draw_crop(sides, generator)
+        center = crop / 2 + uniform((batch, n), 0, 1, generator, device) * (sides - crop)
+        if self.translate:
+            center = center + uniform((batch, n), -self.translate, self.translate, generator, device) * crop
+        params = {
+            "center": center,
+            "crop": crop,
+            "extent": extent,
+            "angle_deg": uniform((batch,), -self.rotation_deg, self.rotation_deg, generator, device),
+            "flip": torch.stack([chance(batch, p, generator, device) for p in self._flip_probs(n)], 1),
+        }
+        if n == 3:
+            axis = torch.randn(batch, 3, generator=generator, device=device)
+            params["axis"] = torch.nn.functional.normalize(axis, dim=1)
+        return params
+
+    def _flip_probs(self, n: int) -> tuple[float, ...]:
+        if isinstance(self.flip_prob, float):
+            return (0.0,) * (n - 1) + (self.flip_prob,)
+        if len(self.flip_prob) != n:
+            raise ValueError(f"flip_prob {self.flip_prob} must be one number or one for each of {n} axes")
+        return self.flip_prob
+
+    def _draw_crop(self, sides: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """(B, n) sides of a box that fits into ``sides``."""
+        batch, n = sides.shape
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        share = uniform((batch, _TRIES, 1), *self.scale, generator, sides.device) ** (1 / n)
+        if n == 2:
+            stretch = uniform((batch, _TRIES, 1), low, high, generator, sides.device) / 2
+            whole = sides.prod(1, keepdim=True).sqrt().expand(-1, 2)
+            tries = whole[:, None] * share * torch.cat([-stretch, stretch], 2).exp()  # (B, tries, 2)
+            # Whole image, made less oblong until width / height is allowed.
+            shape = (sides[:, 1] / sides[:, 0]).clamp(*self.ratio)
+            rest = torch.stack([sides[:, 1] / shape, sides[:, 0] * shape], 1).minimum(sides)
+        else:
+            stretch = uniform((batch, _TRIES, n), low, high, generator, sides.device) / 2
+            tries = sides[:, None] * share * (stretch - stretch.mean(2, keepdim=True)).exp()
+            rest = sides
+        fits = (tries <= sides[:, None] * (1 + 1e-6)).all(2)  # (B, tries); a whole image fits in spite of rounding
+        first = fits.float().argmax(1)
+        crop = tries.gather(1, first[:, None, None].expand(-1, 1, n)).squeeze(1).minimum(sides)
+        return torch.where(fits.any(1, keepdim=True), crop, rest)
+
+
+class CenterResample(_BoxTransform):
+    """The whole image brought to one size, without chance: for evaluation and inference.
+
+    Args:
+        size: side(s) of the result in pixels; one number for all axes.
+        fit: "stretch" scales each axis on its own; "pad" keeps the aspect ratio and fills in zeros at both ends of the
+            shorter side; "crop" keeps the aspect ratio and cuts off both ends of the longer one.
+    """
+
+    def __init__(self, size: int | Sequence[int], fit: str = "stretch") -> None:
+        super().__init__(size, "zeros" if fit == "pad" else "border")
+        if fit not in ("stretch", "pad", "crop"):
+            raise ValueError(f'fit must be "stretch", "pad" or "crop", not {fit!r}')
+        self.fit = fit
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        extent: torch.Tensor | None = None,
+    ) -> Params:
+        """The same keys as :class:`RandomResample`, without chance."""
+        device = drawing_device(generator, device)
+        size = self.output_shape(shape)[2:]
+        extent = _extent_of(shape, extent, device)
+        sides = extent.float()
+        crop = sides
+        if self.fit != "stretch":
+            target = torch.tensor(size, dtype=torch.float32, device=device)
+            shrink = sides / target
+            crop = (shrink.amax(1) if self.fit == "pad" else shrink.amin(1))[:, None] * target
+        params = {
+            "center": sides / 2,
+            "crop": crop,
+            "extent": extent,
+            "angle_deg": sides.new_zeros(shape[0]),
+            "flip": torch.zeros_like(extent, dtype=torch.bool),
+        }
+        if len(size) == 3:
+            params["axis"] = sides.new_tensor([1.0, 0.0, 0.0]).expand(shape[0], 3)
+        return params

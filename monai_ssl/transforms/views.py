@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transforms in a row, and several such rows on one batch: the views of self-supervised learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+from monai_ssl.transforms.base import BatchTransform, Params, check_batch
+from monai_ssl.transforms.pyramid import AveragePyramid
+
+
+class ViewChain(BatchTransform):
+    """Transforms applied one after the other, with one parameter set for all of them.
+
+    The parameter ``name`` of transform ``i`` is called ``"i.name"``. With ``interpolation="nearest"`` only the spatial
+    transforms act, so a label map follows its image.
+
+    Args:
+        transforms: what to apply, in this order.
+
+    Example:
+        >>> chain = ViewChain([RandomResample(64), RandomGamma()])
+        >>> chain(torch.rand(4, 1, 100, 80), torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 1, 64, 64])
+    """
+
+    overwrites: ClassVar[bool] = False
+
+    def __init__(self, transforms: Sequence[BatchTransform]) -> None:
+        self.transforms = tuple(transforms)
+        if not self.transforms:
+            raise ValueError("ViewChain needs at least one transform")
+        for transform in self.transforms:
+            if not isinstance(transform, BatchTransform):
+                raise TypeError(f"ViewChain takes BatchTransforms, got {type(transform).__name__}")
+
+    @property
+    def spatial(self) -> bool:
+        """Whether any of the transforms moves pixels."""
+        return any(transform.spatial for transform in self.transforms)
+
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the view that the chain makes of a batch of ``shape``."""
+        for transform in self.transforms:
+            shape = transform.output_shape(shape)
+        return tuple(shape)
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        extent: torch.Tensor | None = None,
+    ) -> Params:
+        """Draw the parameters of every transform. The first spatial one takes up the extent."""
+        params = {}
+        for i, transform in enumerate(self.transforms):
+            for name, value in transform.draw(shape, generator, device, extent).items():
+                params[f"{i}.{name}"] = value
+            shape = transform.output_shape(shape)
+            if transform.spatial:
+                extent = None
+        return params
+
+    def _apply(
+        self,
+        x: torch.Tensor,
+        params: Params,
+        interpolation: str = "bilinear",
+        pyramid: AveragePyramid | None = None,
+    ) -> torch.Tensor:
+        own = False  # whether x is this chain's to overwrite
+        for i, transform in enumerate(self.transforms):
+            if interpolation == "nearest" and not transform.spatial:
+                continue
+            mine = {name[len(f"{i}.") :]: value for name, value in params.items() if name.startswith(f"{i}.")}
+            if transform.spatial:
+                x = transform._apply(x, mine, interpolation, pyramid)
+            else:
+                x = transform._apply(x.clone() if transform.overwrites and not own else x, mine)
+            own, pyramid = True, None
+        return x
+
+
+class MultiView:
+    """Several views of each image of a batch, each by its own chain and its own draw.
+
+    The pyramid that anti-aliased shrinking needs is computed once for all views.
+
+    Args:
+        chains: one chain for each view.
+
+    Example:
+        >>> multi = MultiView([ViewChain([RandomResample(32)])] * 2)
+        >>> [tuple(view.shape) for view in multi(torch.rand(4, 1, 50, 60))]
+        [(4, 1, 32, 32), (4, 1, 32, 32)]
+    """
+
+    def __init__(self, chains: Sequence[ViewChain]) -> None:
+        self.chains = tuple(chains)
+        if not self.chains:
+            raise ValueError("MultiView needs at least one chain")
+
+    def __len__(self) -> int:
+        return len(self.chains)
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        extent: torch.Tensor | None = None,
+    ) -> list[Params]:
+        """Draw one parameter set for each view; see :meth:`BatchTransform.draw`."""
+        return [chain.draw(shape, generator, device, extent) for chain in self.chains]
+
+    @torch.no_grad()
+    def apply(self, x: torch.Tensor, params: Sequence[Params], interpolation: str = "bilinear") -> list[torch.Tensor]:
+        """Make the views that ``params`` describe; see :meth:`BatchTransform.apply`."""
+        x = check_batch(x, interpolation)
+        pyramid = AveragePyramid(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return [
+                chain._apply(x, own, interpolation, pyramid) for chain, own in zip(self.chains, params, strict=True)
+            ]
+
+    def __call__(
+        self, image: torch.Tensor, generator: torch.Generator | None = None, extent: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Draw and make the views: (B, C, *spatial) to a list of (B, C, *size)."""
+        return self.apply(image, self.draw(image.shape, generator, image.device, extent))
+
+    def __repr__(self) -> str:
+        return f"MultiView(chains={self.chains!r})"
