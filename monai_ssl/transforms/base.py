@@ -8,6 +8,7 @@ sample ``i`` are ``{name: value[i : i + 1] for name, value in params.items()}`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -75,8 +76,7 @@ class BatchTransform:
         x = check_batch(x, interpolation)
         if interpolation == "nearest" and not self.spatial:
             return x
-        # Autocast would run the blur in a type with 8 significant bits.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return self._apply(x.clone() if self.overwrites else x, params, interpolation)
 
     def __call__(
@@ -102,6 +102,13 @@ def check_batch(x: torch.Tensor, interpolation: str = "bilinear") -> torch.Tenso
     if interpolation == "bilinear" and not x.is_floating_point():
         raise ValueError(f'images must be floating point, got {x.dtype}; label maps need interpolation="nearest"')
     return x if type(x) is torch.Tensor else x.as_subclass(torch.Tensor)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Context that keeps the images' own type: autocast would blur in a type with 8 significant bits."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def drawing_device(generator: torch.Generator | None, device: torch.device | str | None) -> torch.device:

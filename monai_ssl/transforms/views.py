@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from monai_ssl.transforms.base import BatchTransform, Params, check_batch
+from monai_ssl.transforms.base import BatchTransform, Params, check_batch, without_autocast
 from monai_ssl.transforms.pyramid import AveragePyramid
 
 
@@ -122,7 +122,7 @@ class MultiView:
         """Make the views that ``params`` describe; see :meth:`BatchTransform.apply`."""
         x = check_batch(x, interpolation)
         pyramid = AveragePyramid(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return [
                 chain._apply(x, own, interpolation, pyramid) for chain, own in zip(self.chains, params, strict=True)
             ]
