@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 __all__ = ["LinearHead", "MLPHead"]
@@ -20,7 +21,7 @@ class LinearHead(nn.Linear):
         super().__init__(in_features, out_features)
 
 
-class MLPHead(nn.Sequential):
+class MLPHead(nn.Module):
     """Linear layers with ReLU between them, (B, in_features) -> (B, out_features).
 
     MoCo v2 (arXiv 2003.04297) and SimCLR (arXiv 2002.05709) use two layers whose hidden width is ``in_features``; the
@@ -47,6 +48,7 @@ class MLPHead(nn.Sequential):
     ) -> None:
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        super().__init__()
         layers: list[nn.Module] = []
         width = in_features
         for _ in range(num_layers - 1):
@@ -56,6 +58,10 @@ class MLPHead(nn.Sequential):
             layers.append(nn.ReLU(inplace=True))
             width = hidden_features
         layers.append(nn.Linear(width, out_features))
-        super().__init__(*layers)
+        self.layers = nn.Sequential(*layers)
         self.in_features = in_features
         self.out_features = out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (B, out_features) of features (B, in_features)."""
+        return self.layers(x)

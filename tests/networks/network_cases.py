@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoders that the tests of networks and weights build, small enough for a laptop."""
+
+from __future__ import annotations
+
+SMALL_VIT = {"patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_layers": 4, "num_heads": 2, "img_size": 32}
+SMALL_DENSENET = {"block_config": [2, 2, 2, 2]}
+
+# One of each family, as cheap as it gets.
+FAMILIES = [("resnet10", {}), ("densenet121", SMALL_DENSENET), ("efficientnet-b0", {}), ("vit", SMALL_VIT)]
+
+# architecture, arguments, features, channels of the pyramid
+ENCODERS = [
+    ("resnet18", {}, 512, [64, 64, 128, 256, 512]),
+    ("resnet34", {}, 512, [64, 64, 128, 256, 512]),
+    ("resnet50", {}, 2048, [64, 256, 512, 1024, 2048]),
+    ("densenet121", {}, 1024, [64, 256, 512, 1024, 1024]),
+    ("efficientnet-b0", {}, 1280, [16, 24, 40, 112, 320]),
+    ("efficientnet-b2", {}, 1408, [16, 24, 48, 120, 352]),
+    ("vit", SMALL_VIT, 24, [24, 24, 24, 24]),
+]
