@@ -147,7 +147,7 @@ def _adapt(
         if old.shape[:1] + old.shape[2:] == wanted.shape[:1] + wanted.shape[2:]:
             new[stem] = adapt_channels(old, wanted.shape[1], channel_policy)
             report.adapted[stem] = f"{old.shape[1]} -> {wanted.shape[1]} input channels, policy {channel_policy!r}"
-    for key in theirs.keys() & ours.keys() - new.keys():
+    for key in [key for key in theirs if key in ours and key not in new]:
         if key.endswith("position_embeddings") and theirs[key].shape[2] == ours[key].shape[2]:
             dims = theirs[stem].ndim - 2
             grids = (
@@ -157,11 +157,11 @@ def _adapt(
             if None not in grids:
                 new[key] = resize_positions(theirs[key], *grids)
                 report.adapted[key] = f"interpolated from a grid of {list(grids[0])} to {list(grids[1])} patches"
-    for key in ours.keys() - theirs.keys():
+    for key in [key for key in ours if key not in theirs]:
         if _ZERO_BIAS.search(key):
             new[key] = torch.zeros_like(ours[key])
             report.adapted[key] = "set to 0: the file's network has no such bias"
-    for key in sorted(theirs.keys() - ours.keys()):
+    for key in [key for key in theirs if key not in ours]:
         mean_key = key.replace("downsample.0.bias", "downsample.1.running_mean")
         if mean_key != key and mean_key in new:
             # BatchNorm(conv(x) + b) with mean m is BatchNorm(conv(x)) with mean m - b.
