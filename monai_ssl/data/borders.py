@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 
 _TOLERANCE = 0.02  # of the value range: noise and JPEG ringing of a uniform area stay below it
-_AGREEING = 0.985  # share of a line that must be uniform: leaves room for a burnt-in side marker
+_AGREEING = 0.95  # share of a line that must be uniform: leaves room for a burnt-in side marker
 _LEAST_SIDE = 0.25  # a crop below this share of a side is not believed
 
 
 def find_border_box(image: np.ndarray, value_range: tuple[float, float]) -> tuple[int, int, int, int]:
     """Find the part of an image inside its uniform borders.
 
-    From each side, whole lines are taken off while at least 98.5 % of their pixels lie within 2 % of the value range
+    From each side, whole lines are taken off while at least 95 % of their pixels lie within 2 % of the value range
     around the level of that side's outermost line. If less than a quarter of a side would be left, nothing is cut.
 
     Args:

@@ -5,6 +5,12 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from pydicom.pixels import decoders as pydicom_decoders
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.uid import UID
+
+from monai_ssl.data.gdcm_frames import JPEG_PROGRESSIVE, gdcm_available
+
 # pydicom's plug-in name and transfer syntax family -> the package that does the work. All are permissively licensed;
 # pylibjpeg-libjpeg is not among them on purpose, it is GPL.
 _PACKAGES = {
@@ -26,9 +32,6 @@ def available_decoders() -> dict[str, dict]:
         ``{package: {"version": str or None, "transfer_syntaxes": [names]}}``; ``version`` is None and the list is
         empty for a decoder that is not installed. Uncompressed and deflated pixel data need only pydicom.
     """
-    from pydicom.pixels import decoders as pydicom_decoders
-    from pydicom.pixels.decoders.base import Decoder
-
     packages = ["pydicom", "python-gdcm", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "pillow"]
     found: dict[str, dict] = {}
     for package in packages:
@@ -46,6 +49,8 @@ def available_decoders() -> dict[str, dict]:
             package = _pylibjpeg_package(name) if plugin == "pylibjpeg" else _PACKAGES.get(plugin, plugin)
             entry = found.setdefault(package, {"version": None, "transfer_syntaxes": []})
             entry["transfer_syntaxes"].append(name)
+    if gdcm_available():
+        found["python-gdcm"]["transfer_syntaxes"].append(UID(JPEG_PROGRESSIVE).name)
     for entry in found.values():
         entry["transfer_syntaxes"].sort()
     return found

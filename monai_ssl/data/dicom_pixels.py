@@ -14,6 +14,7 @@ from pydicom.pixels.processing import apply_color_lut
 from monai_ssl.data.codestreams import codestream_size
 from monai_ssl.data.dicom import PIXEL_KEYWORDS, frame_count, integer
 from monai_ssl.data.errors import UnreadableImageError
+from monai_ssl.data.gdcm_frames import decode_with_gdcm, gdcm_available, needs_gdcm
 
 MAX_FRAME_BYTES = 512 << 20  # decoded; about ten times the largest mammogram
 
@@ -92,18 +93,24 @@ def decode_frame(data: Dataset, frame: int) -> tuple[np.ndarray, str]:
     syntax = data.file_meta.TransferSyntaxUID
     name = syntax.name if syntax.name != syntax else "a private transfer syntax"
     _fill_defaults(data)
+    native = not syntax.is_encapsulated
+    stream = b"" if native else _code_stream(data, frame)
+    if needs_gdcm(data) and gdcm_available():
+        try:
+            return decode_with_gdcm(data, stream), "grey"
+        except ValueError as error:
+            raise UnreadableImageError(f"the pixel data could not be decoded ({name})") from error
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise UnreadableImageError(f"no decoder for {name}") from error
     if not decoder.is_available:
         raise UnreadableImageError(f"the decoder for {name} is not installed")
-    native = not syntax.is_encapsulated
-    if not native:
-        _check_codestream(data, frame)
     try:
-        # Unused bits of uncompressed data are cut here, where HighBit is known.
-        pixels, facts = decoder.as_array(data, index=frame, **({"correct_unused_bits": False} if native else {}))
+        # Unused bits of uncompressed data are cut here, where HighBit is known; of uncompressed YBR the luma is taken.
+        raw = native and data.PhotometricInterpretation.startswith("YBR")
+        options = {"correct_unused_bits": False, "raw": raw} if native else {}
+        pixels, facts = decoder.as_array(data, index=frame, **options)
         photometric = str(facts["photometric_interpretation"])
         if photometric == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, data)[..., :3]
@@ -113,13 +120,13 @@ def decode_frame(data: Dataset, frame: int) -> tuple[np.ndarray, str]:
         # Each plug-in has its own errors; their texts may quote the header.
         raise UnreadableImageError(f"the pixel data could not be decoded ({name})") from error
     if pixels.ndim == 3:
-        # YBR that pydicom leaves alone carries the luma as its first sample.
+        # YBR that was not turned to RGB carries the luma as its first sample.
         return (pixels[..., 0] if photometric.startswith("YBR") else luma(pixels)), "colour"
     return (_cut_unused_bits(pixels, data) if native else pixels), "grey"
 
 
-def _check_codestream(data: Dataset, frame: int) -> None:
-    """Refuse a compressed frame of another size than the header's: decoders allocate what the code stream asks for."""
+def _code_stream(data: Dataset, frame: int) -> bytes:
+    """Bytes of a compressed frame, if its size is the header's: decoders allocate what the code stream asks for."""
     try:
         stream = get_frame(data.PixelData, frame, number_of_frames=frame_count(data))
     except Exception as error:
@@ -129,6 +136,7 @@ def _check_codestream(data: Dataset, frame: int) -> None:
         raise UnreadableImageError(
             f"the compressed frame is {found[0]} x {found[1]} pixels, the header says {said[0]} x {said[1]}"
         )
+    return stream
 
 
 def palette_bits(data: Dataset) -> int:

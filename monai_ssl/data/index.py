@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from monai_ssl.data.hashing import load_salt
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels
 from monai_ssl.data.parallel import WorkerCrash, crash_safe_map
-from monai_ssl.data.scan import CRASHED, FACTS_SCHEMA, IGNORED, scan_file
+from monai_ssl.data.scan import CRASHED, FACTS_SCHEMA, IGNORED, refused_row, scan_file
 from monai_ssl.data.scan_cache import ScanCache, is_utf8, scan_folder
 from monai_ssl.data.tables import write_table
 
@@ -117,26 +117,28 @@ def list_files(root: str | Path, skip: Path | None = None) -> tuple[list[tuple[s
     skipped = None if skip is None else str(scan_folder(skip).absolute())
     while folders:
         folder, prefix = folders.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                try:
-                    if entry.is_dir():
-                        facts = entry.stat()
-                        identity = facts.st_dev, facts.st_ino
-                        if identity not in seen and os.path.abspath(entry.path) != skipped:
-                            seen.add(identity)  # a link to a folder above would never end
-                            folders.append((entry.path, f"{prefix}{entry.name}/"))
-                    elif Path(entry.name).suffix.lower() in _NEVER_IMAGES:
-                        unopened[Path(entry.name).suffix.lower()] += 1
-                    elif entry.is_file():
-                        facts = entry.stat()
-                        found.append((f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns))
-                    elif entry.is_symlink():
-                        unopened["broken link"] += 1
-                except PermissionError:
-                    found.append((f"{prefix}{entry.name}", 0, 0))
+        try:
+            facts = os.stat(folder)
+            if (facts.st_dev, facts.st_ino) in seen or os.path.abspath(folder) == skipped:
+                continue  # a link to a folder above would never end
+            seen.add((facts.st_dev, facts.st_ino))
+            with os.scandir(folder) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+        except PermissionError:
+            logger.warning("%s: no permission to read this folder; it is left out", folder)
+            unopened["unreadable folder"] += 1
+            continue
+        for entry in visible:
+            suffix = Path(entry.name).suffix.lower()
+            if entry.is_dir():
+                folders.append((entry.path, f"{prefix}{entry.name}/"))
+            elif suffix in _NEVER_IMAGES:
+                unopened[suffix] += 1
+            elif entry.is_file():
+                facts = entry.stat()
+                found.append((f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns))
+            else:
+                unopened["broken link or device"] += 1
     return sorted(found), unopened
 
 
@@ -148,7 +150,7 @@ def describe_index(table: pa.Table) -> str:
         if name in table.column_names:
             counts = collections.Counter(str(value) for value in usable[name].to_pylist() if value is not None)
             if counts:
-                lines.append(f"  {name}:{_counts(counts)[1:-1]}")
+                lines.append(f"  {name}: {_counts(counts)[2:-1]}")
     if "group_id" in table.column_names:
         lines.append(f"  patients or groups: {pc.count_distinct(usable['group_id']).as_py()}")
     refused = table.filter(pc.equal(table["status"], "refused"))
@@ -158,29 +160,28 @@ def describe_index(table: pa.Table) -> str:
 
 
 def _scan(root, salt, todo, rows, cache, num_workers, progress) -> None:
+    """Read the files of ``todo`` into ``rows``, keeping what is done every few seconds and when interrupted."""
     fresh: list[dict] = []
     flushed = time.monotonic()
-    # Names that are no valid UTF-8 can be neither stored in a table nor sent to a worker as they are.
+    # Names that are no valid UTF-8 can be neither stored in a table nor joined with anything.
     named = [file for file in todo if is_utf8(file[0])]
     for path, size, mtime in todo:
         if not is_utf8(path):
             shown = path.encode("utf-8", "backslashreplace").decode()
-            rows[shown] = dict.fromkeys(FACTS_SCHEMA.names) | {"path": shown, "bytes": size, "mtime_ns": mtime}
-            rows[shown] |= {"status": "refused", "reason": "the file name is not valid UTF-8"}
+            rows[shown] = refused_row((shown, size, mtime), "the file name is not valid UTF-8")
     results = crash_safe_map(partial(scan_file, str(root), salt), named, num_workers)
-    with tqdm(total=len(named), desc="index", unit="file", disable=None if progress else True) as bar:
-        for position, row in results:
-            if isinstance(row, WorkerCrash):
-                path, size, mtime = named[position]
-                row = dict.fromkeys(FACTS_SCHEMA.names) | {"path": path, "bytes": size, "mtime_ns": mtime}
-                row |= {"status": "refused", "reason": CRASHED}
-            rows[row["path"]] = row
-            fresh.append(row)
-            bar.update()
-            if len(fresh) >= _FLUSH_FILES or time.monotonic() - flushed > _FLUSH_SECONDS:
-                cache.add(fresh)
-                fresh, flushed = [], time.monotonic()
-    cache.add(fresh)
+    try:
+        with tqdm(total=len(named), desc="index", unit="file", disable=None if progress else True) as bar:
+            for position, row in results:
+                row = refused_row(named[position], CRASHED) if isinstance(row, WorkerCrash) else row
+                rows[row["path"]] = row
+                fresh.append(row)
+                bar.update()
+                if len(fresh) >= _FLUSH_FILES or time.monotonic() - flushed > _FLUSH_SECONDS:
+                    cache.add(fresh)
+                    fresh, flushed = [], time.monotonic()
+    finally:
+        cache.add(fresh)
 
 
 def _salt(salt: str | bytes | None, output: Path | None) -> bytes:

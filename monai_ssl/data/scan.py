@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ from monai_ssl.data.errors import UnreadableImageError
 from monai_ssl.data.hashing import content_hash, hash_identifier, perceptual_hash, stream_hash
 from monai_ssl.data.nifti_slices import stream_blocks
 from monai_ssl.data.readers import OpenRadiograph, claimed_kind, open_radiograph, sniff_kind
-
-logger = logging.getLogger(__name__)
 
 # Raise it when rows of unchanged files would come out different.
 SCAN_VERSION = "1"
@@ -66,16 +63,15 @@ def scan_file(root: str, salt: bytes, file: tuple[str, int, int]) -> dict:
         A row for ``FACTS_SCHEMA``; status is ``"ok"``, ``"refused"``, or ``"ignored"`` for a file that is no image and
         does not claim to be one.
     """
-    relative, size, mtime = file
-    row = dict.fromkeys(FACTS_SCHEMA.names) | {"path": relative, "bytes": size, "mtime_ns": mtime, "status": "refused"}
-    path = Path(root, relative)
+    row = refused_row(file, "")
+    path = Path(root, file[0])
     try:
         row["kind"] = claimed_kind(path)
         row["kind"] = sniff_kind(path)
         if row["kind"] is None:
-            return row | {"status": IGNORED}
+            return row | {"status": IGNORED, "reason": None}
         radiograph = open_radiograph(path)
-        row |= {name: value for name, value in radiograph.facts.items() if name in row}
+        row |= {name: value for name, value in radiograph.facts.items() if name in row and _fits(value)}
         for name, identifier in radiograph.identifiers.items():
             if identifier.lower() not in _PLACEHOLDERS:
                 row[name] = hash_identifier(identifier, salt, name)
@@ -89,7 +85,18 @@ def scan_file(root: str, salt: bytes, file: tuple[str, int, int]) -> dict:
     except Exception as error:
         # Headers are hostile: whatever else goes wrong belongs to this file only. The text may quote the header.
         return row | {"reason": f"unexpected {type(error).__name__} while reading"}
-    return row | {"status": "ok"}
+    return row | {"status": "ok", "reason": None}
+
+
+def refused_row(file: tuple[str, int, int], reason: str) -> dict:
+    """Row of a file (path, bytes, modification time in ns) that cannot be used."""
+    facts = dict(zip(("path", "bytes", "mtime_ns"), file, strict=True))
+    return dict.fromkeys(FACTS_SCHEMA.names) | facts | {"status": "refused", "reason": reason}
+
+
+def _fits(value: object) -> bool:
+    """Tell whether a fact fits its column: a broken header may claim any number of frames."""
+    return not isinstance(value, int) or abs(value) < 1 << 31
 
 
 def _hashes(radiograph: OpenRadiograph) -> dict:
