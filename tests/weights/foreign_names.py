@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints as torchvision, timm and others name them, written independently of the maps under test.
 
-The names typed out here are those of the real checkpoints: torchvision's resnet18-f37072fd.pth, densenet121-a639ec97.pth (old
-style), efficientnet_b0_rwightman-*.pth and vit_b_16-*.pth, timm's vit_base_patch16_224, and
-efficientnet-b0-355c32eb.pth of lukemelas/EfficientNet-PyTorch.
+The names typed out here are those of the real checkpoints: torchvision's resnet18-f37072fd.pth,
+densenet121-a639ec97.pth (old style), efficientnet_b0_rwightman-*.pth and vit_b_16-*.pth, timm's vit_base_patch16_224,
+and efficientnet-b0-355c32eb.pth of lukemelas/EfficientNet-PyTorch.
 """
 
 from __future__ import annotations
