@@ -10,10 +10,8 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session", autouse=True)
-def two_threads():
-    """Keep the suite's timing alike on small and large machines."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+# One thread: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
