@@ -98,11 +98,11 @@ class C2L(MomentumContrast):
         if enqueue not in ("per_loss", "end_of_step", "homogeneous"):
             raise ValueError(f"enqueue must be 'per_loss', 'end_of_step' or 'homogeneous', got {enqueue!r}")
         if criterion == "info_nce":
-            self.criterion: InfoNCELoss | ConstantZNCELoss = InfoNCELoss(temperature)
+            self.criterion: InfoNCELoss | ConstantZNCELoss = InfoNCELoss(temperature, normalized=True)
         elif criterion == "nce":
             if num_data is None:
                 raise ValueError("the criterion 'nce' needs num_data, the number of images in the pool")
-            self.criterion = ConstantZNCELoss(num_data, temperature)
+            self.criterion = ConstantZNCELoss(num_data, temperature, normalized=True)
         else:
             raise ValueError(f"criterion must be 'info_nce' or 'nce', got {criterion!r}")
         self.terms = tuple(term for term in TERMS if term in terms)
@@ -132,7 +132,7 @@ class C2L(MomentumContrast):
             term_query, term_key = pairs[term]
             losses[term] = self._contrast(term_query, term_key)
         if self.enqueue == "homogeneous":
-            self.enqueue_later(key)
+            self.enqueue_later(normalize(key.float()))
         embedding = mixed_query if query is None else query
         return {
             "loss": torch.stack(list(losses.values())).mean(),
@@ -152,12 +152,13 @@ class C2L(MomentumContrast):
 
     def _contrast(self, query: Tensor, key: Tensor) -> Tensor:
         """One term's loss; then its keys enter the queue, now or after the step."""
-        if self.enqueue != "per_loss":
-            loss = self.criterion(query, key, self.queue.features)
-            if self.enqueue == "end_of_step":
-                self.enqueue_later(key)
-            return loss
-        loss = self.criterion(query, key, self.queue.features.clone())  # the ring changes before backward()
-        if self.training:
-            self.queue.enqueue(normalize(key.detach().float()))
+        query, key = normalize(query.float()), normalize(key.float())
+        negatives = self.queue.features
+        if self.enqueue == "per_loss" and isinstance(self.criterion, ConstantZNCELoss):
+            negatives = negatives.clone()  # the ring changes before backward(), which that criterion needs it for
+        loss = self.criterion(query, key, negatives)
+        if self.enqueue == "end_of_step":
+            self.enqueue_later(key)
+        elif self.enqueue == "per_loss" and self.training:
+            self.queue.enqueue(key)
         return loss

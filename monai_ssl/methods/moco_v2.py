@@ -71,13 +71,13 @@ class MoCoV2(MomentumContrast):
             shuffle_batch_norm=shuffle_batch_norm,
             decay_all=decay_all,
         )
-        self.criterion = InfoNCELoss(temperature)
+        self.criterion = InfoNCELoss(temperature, normalized=True)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SSLMethod.forward`; needs two views."""
         view_1, view_2 = batch["views"]
-        query = self.student(view_1)
-        (key,) = self.teach(batch, view_2)
+        query = normalize(self.student(view_1).float())
+        key = normalize(self.teach(batch, view_2)[0].float())
         loss = self.criterion(query, key, self.queue.features)
         self.enqueue_later(key)
-        return {"loss": loss, "embedding": normalize(query.detach().float())}
+        return {"loss": loss, "embedding": query.detach()}

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from monai_ssl.networks import BatchShuffle, FeatureQueue, ImageEncoder, LinearHead, MLPHead, MomentumCopy
 from monai_ssl.networks import shuffle_batch_norm as forward_shuffled
@@ -83,9 +82,9 @@ class MomentumContrast(SSLMethod):
         return [forward_shuffled(self.teacher, view, shuffle) for view in views]
 
     def enqueue_later(self, *keys: Tensor) -> None:
-        """Keep keys (B, D) for the queue until the optimiser step is done: the loss still needs the queue as it is."""
+        """Keep unit keys (B, D) for the queue until the optimiser step is done."""
         if self.training:
-            self._waiting_keys += [normalize(key.detach().float()) for key in keys]
+            self._waiting_keys += keys
 
     def after_step(self, progress: float) -> None:
         """Move the teacher towards the student and let the waiting keys into the queue."""
