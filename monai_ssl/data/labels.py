@@ -252,6 +252,7 @@ def _read_csv(path: Path) -> pa.Table:
     try:
         return pyarrow.csv.read_csv(
             path,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # or errors would not name the row
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: _TEXT for name in _RESERVED if name in names}, strings_can_be_null=True

@@ -111,10 +111,8 @@ def _hashes(radiograph: OpenRadiograph) -> dict:
                 yield block
 
         digest = stream_hash(counted())
-        header = radiograph.source.header
-        expected = int(header.get_data_offset()) + int(np.prod(header.get_data_shape(), dtype=np.int64)) * (
-            header.get_data_dtype().itemsize
-        )
+        stored = radiograph.source.dataobj
+        expected = int(stored.offset) + int(np.prod(stored.shape, dtype=np.int64)) * stored.dtype.itemsize
         if total < expected:
             raise UnreadableImageError(f"data shorter than the header says ({total} of {expected} bytes)")
         return {"content_hash": digest}

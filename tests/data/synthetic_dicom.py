@@ -24,8 +24,8 @@ def make_dicom(pixels: np.ndarray | None, *, bits: int | None = None, syntax=Exp
     data.StudyInstanceUID, data.SeriesInstanceUID = generate_uid(), generate_uid()
     data.Modality = "CR"
     if pixels is not None:
-        frames = int(elements.get("NumberOfFrames", 1)) > 1
-        shape = pixels.shape[1:] if frames else pixels.shape
+        framed = pixels.ndim > 2 and "NumberOfFrames" in elements
+        shape = pixels.shape[1:] if framed else pixels.shape
         data.Rows, data.Columns = shape[:2]
         data.SamplesPerPixel = 3 if len(shape) == 3 else 1
         data.PhotometricInterpretation = "RGB" if len(shape) == 3 else "MONOCHROME2"
