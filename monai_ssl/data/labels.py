@@ -250,7 +250,7 @@ def _column_names(path: Path) -> list[str]:
 def _read_csv(path: Path) -> pa.Table:
     names = _column_names(path)
     try:
-        return pyarrow.csv.read_csv(
+        table = pyarrow.csv.read_csv(
             path,
             read_options=pyarrow.csv.ReadOptions(use_threads=False),  # or errors would not name the row
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -262,6 +262,10 @@ def _read_csv(path: Path) -> pa.Table:
         raise ValueError(
             f"{path} is not a readable UTF-8 CSV with one header line and commas: {_short(error)}"
         ) from error
+    foreign = [field.name for field in table.schema if pa.types.is_binary(field.type)]
+    if foreign:  # pyarrow keeps what is no UTF-8 as bytes
+        raise ValueError(f"{path} is not a readable UTF-8 CSV: the column {foreign[0]!r} is in another encoding")
+    return table
 
 
 def _short(error: Exception) -> str:
