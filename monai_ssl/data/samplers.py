@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An order of samples that depends on seed and epoch only, resumes anywhere and is shared by processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class EpochSampler(Sampler[int]):
+    """Indices of one epoch, shuffled by (seed, epoch), for one of several processes.
+
+    The order of the whole epoch is the same for any number of processes; process ``rank`` takes every ``world``-th
+    entry of it. So a run may be resumed at any position, even with another number of processes. All processes get
+    the same number of samples: the order is padded with its own beginning, or cut with ``drop_last``.
+
+    Call ``set_epoch`` before each epoch. The sampler does not watch its own iterator (a loader reads ahead of the
+    training); who trains knows the position and sets it: ``load_state_dict(state_dict() | {"position": ...})``.
+
+    Args:
+        length: number of samples.
+        seed: seed of the order.
+        shuffle: False gives the order 0, 1, 2, ...
+        rank: number of this process.
+        world: number of processes.
+        drop_last: drop the samples that do not fill a round of all processes, rather than repeating some.
+
+    Attributes:
+        epoch: epoch of the next ``iter()``.
+        position: samples of that epoch this process has had; the next ``iter()`` starts there.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
+    ):
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; use 0 or more")
+        if length < 1 or not 0 <= rank < world:
+            raise ValueError(f"length is {length} (1 or more), rank {rank} of {world} (0 to world - 1)")
+        if drop_last and length < world:
+            raise ValueError(f"{length} samples for {world} processes leave none each with drop_last")
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world = world
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.position = 0
+
+    def __len__(self) -> int:
+        """Samples of a whole epoch for this process, wherever it starts."""
+        return self.length // self.world if self.drop_last else -(-self.length // self.world)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; another one than now starts at its beginning."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.position = 0
+
+    def __iter__(self) -> Iterator[int]:
+        rounds = np.arange(self.position, len(self)) * self.world + self.rank
+        return iter(self._order()[rounds % self.length].tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next ``iter()`` starts, and what the order depends on."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "world": self.world,
+            "length": self.length,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, also of another number of processes (samples of an unfinished round are seen again).
+
+        Raises:
+            ValueError: if the state belongs to other data or another order, or the position is not in the epoch.
+        """
+        for name in ("length", "seed", "shuffle"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"the sampler's {name} was {state[name]} and is {getattr(self, name)}: the epoch cannot go on in "
+                    "the same order; resume with the same data and seed, or start a new run"
+                )
+        done = int(state["position"]) * int(state["world"])
+        position = done // self.world
+        if not 0 <= position <= -(-self.length // self.world):
+            raise ValueError(f"position {state['position']} is not in an epoch of {len(self)} samples")
+        self.epoch = int(state["epoch"])
+        self.position = min(position, len(self))
+
+    def _order(self) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.length)
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
