@@ -99,11 +99,12 @@ def read_dicom(path: str | Path) -> Dataset:
         data = pydicom.dcmread(path, force=not magic, specific_tags=_TAGS)
     except (OSError, MemoryError):
         raise
-    except InvalidDicomError as error:
-        raise UnreadableImageError("not a DICOM file: no DICM mark and no data set at the start", path) from error
-    except Exception as error:
-        # Header parsing meets struct, zlib, unicode, key and value errors; their texts may quote the header.
-        raise UnreadableImageError("the DICOM header is broken or cut off", path) from error
+    except InvalidDicomError:
+        raise UnreadableImageError("not a DICOM file: no DICM mark and no data set at the start", path) from None
+    except Exception:
+        # Header parsing meets struct, zlib, unicode, key and value errors. Their texts may quote the header, so they
+        # are not chained: a traceback ends in logs.
+        raise UnreadableImageError("the DICOM header is broken or cut off", path) from None
     if not isinstance(data.file_meta.get("TransferSyntaxUID"), UID) or not data.file_meta.TransferSyntaxUID:
         implicit, little = data.original_encoding
         native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -160,8 +161,8 @@ def frame_count(data: Dataset) -> int:
     try:
         value = data.get("NumberOfFrames")
         count = 1 if value in (None, "") else int(value)
-    except Exception as error:
-        raise UnreadableImageError("NumberOfFrames is not a number") from error
+    except Exception:
+        raise UnreadableImageError("NumberOfFrames is not a number") from None  # the cause quotes the value
     return max(count, 1)
 
 

@@ -116,9 +116,9 @@ def decode_frame(data: Dataset, frame: int) -> tuple[np.ndarray, str]:
             pixels = apply_color_lut(pixels, data)[..., :3]
     except MemoryError:
         raise
-    except Exception as error:
-        # Each plug-in has its own errors; their texts may quote the header.
-        raise UnreadableImageError(f"the pixel data could not be decoded ({name})") from error
+    except Exception:
+        # Each plug-in has its own errors; their texts may quote the header, so they are not chained.
+        raise UnreadableImageError(f"the pixel data could not be decoded ({name})") from None
     if pixels.ndim == 3:
         # YBR that was not turned to RGB carries the luma as its first sample.
         return (pixels[..., 0] if photometric.startswith("YBR") else luma(pixels)), "colour"
@@ -129,8 +129,8 @@ def _code_stream(data: Dataset, frame: int) -> bytes:
     """Bytes of a compressed frame, if its size is the header's: decoders allocate what the code stream asks for."""
     try:
         stream = get_frame(data.PixelData, frame, number_of_frames=frame_count(data))
-    except Exception as error:
-        raise UnreadableImageError("the compressed pixel data is broken or cut off") from error
+    except Exception:
+        raise UnreadableImageError("the compressed pixel data is broken or cut off") from None
     said, found = (integer(data, "Rows"), integer(data, "Columns")), codestream_size(stream)
     if found is not None and found != said:
         raise UnreadableImageError(

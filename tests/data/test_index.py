@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +22,7 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless
 from synthetic_dicom import make_dicom, write_dicom
 
-from monai_ssl.data import build_index, describe_index, parallel
+from monai_ssl.data import UnreadableImageError, build_index, describe_index, parallel, read_radiograph
 from monai_ssl.data import index as index_module
 from monai_ssl.data import scan as scan_module
 from monai_ssl.data.hashing import content_hash, hash_identifier, load_salt, perceptual_hash
@@ -260,7 +261,14 @@ def test_no_identifier_reaches_table_log_cache_or_error(tmp_path, caplog, capfd)
     with caplog.at_level(logging.DEBUG):
         table = build_index(root, out / "index.parquet", num_workers=0)
     streams = capfd.readouterr()
-    spoken = caplog.text + streams.out + streams.err + describe_index(table) + str(table.to_pylist())
+    tracebacks = ""
+    for path in root.iterdir():
+        try:
+            read_radiograph(path)
+        except UnreadableImageError as error:
+            tracebacks += "".join(traceback.format_exception(error))
+    assert tracebacks.count("UnreadableImageError: ") >= 2
+    spoken = tracebacks + caplog.text + streams.out + streams.err + describe_index(table) + str(table.to_pylist())
     stored = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     uncompressed = b"".join(repr(pq.read_table(path).to_pylist()).encode() for path in out.rglob("*.parquet"))
     for secret in [*SECRETS.values(), "Zebrowski", "ZEBROWSKI", "QUENTIN", *uids]:
