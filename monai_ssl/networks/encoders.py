@@ -139,6 +139,13 @@ def build_encoder(architecture: str, spatial_dims: int = 2, in_channels: int = 1
 
     Raises:
         ValueError: an unknown architecture, number of dimensions or argument.
+
+    Example:
+        >>> encoder = build_encoder("resnet18", spatial_dims=2)
+        >>> encoder(torch.rand(4, 1, 64, 64)).shape
+        torch.Size([4, 512])
+        >>> [tuple(m.shape[1:]) for m in encoder.feature_maps(torch.rand(4, 1, 64, 64))][::4]
+        [(64, 32, 32), (512, 2, 2)]
     """
     adapter, arguments = _resolve(architecture, spatial_dims, network_args)
     net = _make(adapter, architecture, spatial_dims, in_channels, None, arguments)

@@ -38,6 +38,12 @@ class FeatureQueue(nn.Module):
 
     Raises:
         ValueError: ``size`` or ``dim`` is below 1, or ``init`` is unknown.
+
+    Example:
+        >>> queue = FeatureQueue(size=4, dim=2)
+        >>> queue.enqueue(torch.tensor([[1.0, 0.0]]).expand(6, 2))
+        >>> queue.features[:, 0].tolist(), int(queue.position), int(queue.total_enqueued)
+        ([1.0, 1.0, 1.0, 1.0], 2, 6)
     """
 
     features: torch.Tensor

@@ -41,6 +41,10 @@ def adapt_channels(weight: torch.Tensor, in_channels: int, policy: str) -> torch
 
     Raises:
         ValueError: an unknown policy, or ``first`` with N > C.
+
+    Example:
+        >>> adapt_channels(torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1), 1, "sum").item()
+        6.0
     """
     channels = weight.shape[1]
     if policy == "sum":

@@ -52,7 +52,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
             raise
         kept = "the file that was there before is unchanged" if path.exists() else "nothing was left behind"
         free = shutil.disk_usage(path.parent).free / 1e6
-        message = f"the disk is full ({free:.1f} MB free), {path} was not written; {kept}"
+        message = f"not enough space on the disk ({free:.1f} MB free): {path} was not written; {kept}"
         raise OSError(full.errno, message) from error
 
 
