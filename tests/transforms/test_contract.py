@@ -76,6 +76,20 @@ def test_batch_equals_one_by_one(name, shape):
         torch.testing.assert_close(transform.apply(x[i : i + 1], own), whole[i : i + 1], atol=1e-5, rtol=1e-5)
 
 
+def test_chain_of_intensities_copies_once():
+    x = images(SHAPES[0])
+    before = x.clone()
+    gamma, fixed = T.RandomGamma((0.5, 0.6), prob=1), T.IntensityStandardize()
+    chain = T.ViewChain([gamma, T.ViewChain([fixed])])
+    assert not chain.spatial
+    params = chain.draw(x.shape, seeded())
+    expected = fixed.apply(gamma.apply(x, {"gamma": params["0.gamma"]}), {})
+    torch.testing.assert_close(chain.apply(x, params), expected)
+    assert torch.equal(x, before)
+    label = x.long()
+    assert torch.equal(chain.apply(label, params, interpolation="nearest"), label)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_input_is_left_alone(name, shape):

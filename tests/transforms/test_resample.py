@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from monai_ssl.transforms import AveragePyramid, CenterResample, MultiView, RandomResample, ViewChain
-from monai_ssl.transforms.sampling import rotation_matrix
+from monai_ssl.transforms.sampling import _levels, rotation_matrix
 
 
 def seeded(seed=0):
@@ -144,6 +144,21 @@ def test_crop_distribution_2d():
     assert low.min() >= -1e-3 and high.max() <= 100 + 1e-3
 
 
+def test_draws_that_do_not_fit_are_repeated():
+    """Large crops: shares and shapes stay within bounds, as with torchvision's rejection."""
+    crop = RandomResample(8, (0.85, 1.0)).draw((3000, 1, 90, 100), seeded())["crop"]
+    share = crop.prod(1) / 9000
+    assert share.min() >= 0.85 - 1e-4 and share.max() <= 1 + 1e-4
+    # Area and ratio are uniform and log-uniform over what fits: a slow rejection gives their means.
+    random = seeded(1)
+    area = 0.85 + 0.15 * torch.rand(100_000, generator=random)
+    ratio = ((2 * torch.rand(100_000, generator=random) - 1) * math.log(4 / 3)).exp()
+    fits = ((area * 9000 * ratio).sqrt() <= 100) & ((area * 9000 / ratio).sqrt() <= 90)
+    drawn = share < 1 - 1e-4  # the rest found no fit in 10 draws
+    assert share[drawn].mean() == pytest.approx(float(area[fits].mean()), abs=0.004)
+    assert (crop[drawn, 1] / crop[drawn, 0]).mean() == pytest.approx(float(ratio[fits].mean()), abs=0.01)
+
+
 def test_crop_distribution_3d():
     shape = (2000, 1, 20, 60, 80)
     params = RandomResample(8, (0.3, 0.9), (0.8, 1.25)).draw(shape, seeded())
@@ -235,6 +250,37 @@ def test_pad_and_crop_keep_the_aspect_ratio():
     cropped = CenterResample(20, "crop")(ramp)
     torch.testing.assert_close(cropped[0, 0, 0], 20.5 + 2 * torch.arange(20.0), atol=1e-3, rtol=0)
     assert CenterResample((4, 8, 8), "pad")(torch.rand(1, 1, 9, 9, 9)).shape == (1, 1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("step", "level"),
+    [
+        ((0.5, 0.5), (0, 0)),
+        ((1.4, 1.4), (0, 0)),
+        ((1.45, 1.45), (1, 1)),
+        ((2.8, 2.8), (1, 1)),
+        ((2.9, 2.9), (2, 2)),
+        ((1.6, 1.3), (1, 1)),  # a common level for what one pair of aspect ratios can bring
+        ((1.5, 1.2), (0, 0)),
+        ((0.5, 8.0), (0, 3)),
+        ((1.0, 4.0, 4.0), (0, 2, 2)),
+    ],
+)
+def test_level_follows_the_shrink(step, level):
+    matrix = torch.diag(torch.tensor(step))[None]
+    assert _levels(matrix, torch.full((1, len(step)), 512))[0].tolist() == list(level)
+    turned = torch.tensor([[0.0, -1.0], [1.0, 0.0]]) @ matrix if len(step) == 2 else matrix
+    expected = level[::-1] if len(step) == 2 else level
+    assert _levels(turned, torch.full((1, len(step)), 512))[0].tolist() == list(expected)
+
+
+def test_level_is_bounded():
+    matrix = torch.randn(500, 3, 3, generator=seeded()).exp()
+    step = torch.linalg.vector_norm(matrix, dim=2)
+    residual = step / 2.0 ** _levels(matrix, torch.full((500, 3), 512))
+    assert residual.max() <= 2**0.75 + 1e-4
+    assert residual[step > 2**0.75].min() >= 2**-0.75 - 1e-4
+    assert (_levels(matrix, torch.full((500, 3), 2)) <= 1).all()
 
 
 def test_pyramid_levels():
