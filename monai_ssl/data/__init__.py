@@ -3,17 +3,33 @@
 
 from __future__ import annotations
 
+from monai_ssl.data.datasets import PadCollate, StoreDataset
 from monai_ssl.data.decoders import available_decoders
 from monai_ssl.data.duplicates import DuplicateReport, drop_duplicates, find_duplicates
 from monai_ssl.data.errors import UnreadableImageError
 from monai_ssl.data.index import build_index, describe_index
+from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, policy_from_dict
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
+from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
+from monai_ssl.data.samplers import EpochSampler
+from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
+from monai_ssl.data.store import ImageStore
+from monai_ssl.data.subsets import label_subsets
 
 __all__ = [
     "DuplicateReport",
+    "EpochSampler",
+    "ImageStore",
+    "IntensityPolicy",
+    "PadCollate",
+    "RadiographIntensity",
     "RadiographReader",
+    "StoreDataset",
     "UnreadableImageError",
+    "assert_classes",
+    "assert_disjoint",
+    "assign_splits",
     "available_decoders",
     "build_index",
     "describe_index",
@@ -21,8 +37,14 @@ __all__ = [
     "find_duplicates",
     "find_labels_file",
     "join_labels",
+    "label_subsets",
+    "load_split",
     "open_radiograph",
+    "policy_from_dict",
+    "prepare_store",
     "read_labels",
     "read_radiograph",
+    "save_split",
     "select_rows",
+    "split_rows",
 ]

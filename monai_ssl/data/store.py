@@ -129,7 +129,7 @@ class ImageStore:
             + ", ".join(f"{count} {name}" for name, count in types.most_common()),
             f"  intensity: {policy['name']} ({policy['citation']})",
         ]
-        reasons = collections.Counter(self.refused["reason"].to_pylist())
+        reasons = collections.Counter(reason.partition(":")[0] for reason in self.refused["reason"].to_pylist())
         lines += [f"  refused {count}: {reason}" for reason, count in reasons.most_common(12)]
         return "\n".join(lines)
 
