@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one iteration of the trainer does, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from monai.handlers import CheckpointSaver, StatsHandler
+from torch import nn
+from torch.utils.data import DataLoader
+from toy_training import LossLog, ToyImages, ToyMethod, toy_trainer, toy_views
+
+from monai_ssl.engines import PretrainTrainer, build_optimizer, step_schedule
+from monai_ssl.engines.random_state import stream_seed
+
+
+def test_it_learns_to_tell_32_images_apart_without_a_warning():
+    log = LossLog()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        toy_trainer(
+            dataset=ToyImages(32),
+            batch_size=8,
+            max_epochs=60,
+            optimizer="adamw",
+            learning_rate=0.03,
+            method=lambda: ToyMethod(dropout=0.0),
+            train_handlers=[log],
+        ).run()
+    losses = list(log.losses.values())
+    chance = math.log(17)  # one key among 16 of the queue
+    assert sum(losses[-16:]) / 16 < 0.55 * chance
+    assert sum(losses[-16:]) / 16 < 0.8 * sum(losses[16:32]) / 16
+
+
+def test_output_and_batch_are_what_handlers_expect():
+    trainer = toy_trainer(max_epochs=1)
+    trainer.run()
+    output = trainer.state.output
+    assert {"loss", "accuracy", "gradient_norm", "learning_rate"} == {k for k, v in output.items() if type(v) is float}
+    assert output["embedding"].shape == (4, 4)
+    assert not output["embedding"].requires_grad
+    assert [tuple(view.shape) for view in trainer.state.batch["views"]] == [(4, 1, 8, 8)] * 2
+
+
+def test_the_seed_decides_the_views():
+    def losses(seed: int) -> list[float]:
+        log = LossLog()
+        trainer = toy_trainer(method=lambda: ToyMethod(dropout=0.0), train_handlers=[log], max_epochs=1)
+        trainer.generator.manual_seed(stream_seed(seed, 0))
+        trainer.run()
+        return list(log.losses.values())
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+
+
+def test_accumulated_batches_equal_one_big_batch():
+    """With a loss that is a mean over samples and no BatchNorm; the last group of an epoch is smaller."""
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.layer = nn.Linear(64, 3)
+            self.calls = 0
+
+        def forward(self, batch):
+            loss = self.layer(batch["views"][0].flatten(1)).pow(2).mean()
+            return {"loss": loss, "embedding": batch["views"][0].flatten(1)}
+
+        def after_step(self, progress):
+            self.calls += 1
+
+        def parameter_groups(self, weight_decay):
+            return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
+
+    def trained(batches, accumulate):
+        method = Mean()
+        PretrainTrainer(
+            "cpu",
+            2,
+            batches,
+            method,
+            build_optimizer(method, "sgd", 0.1),
+            lambda image, **_: [image, image],
+            precision="fp32",
+            channels_last=False,
+            accumulate=accumulate,
+        ).run()
+        return method
+
+    images = ToyImages(20).images
+    small = trained([{"image": part} for part in images.split(4)], 2)  # groups of 8, 8 and 4 images
+    large = trained([{"image": part} for part in images.split(8)], 1)
+    assert small.calls == large.calls == 6
+    torch.testing.assert_close(small.layer.weight, large.layer.weight, rtol=1e-5, atol=1e-7)
+
+
+def test_after_step_and_schedule_follow_optimizer_steps():
+    log = LossLog()
+    trainer = toy_trainer(
+        accumulate=2,
+        train_handlers=[log],
+        max_epochs=2,
+        learning_rate_schedule=step_schedule([0.5], 0.1),
+        weight_decay_schedule=lambda step, total: 1 + step,
+    )
+    trainer.run()  # 5 iterations an epoch: 3 steps
+    assert trainer.total_steps == trainer.optimizer_steps == 6
+    assert trainer.method.progress == pytest.approx([step / 6 for step in range(1, 7)])
+    assert log.rates == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == pytest.approx([6e-4, 0])
+
+
+def test_clipping_limits_the_step():
+    trainer = toy_trainer(clip_norm=1e-3, max_epochs=1)
+    before = [p.detach().clone() for p in trainer.method.head.parameters()]
+    trainer.run()
+    assert trainer.state.output["gradient_norm"] > 1e-3, "the norm before clipping is reported"
+    moved = max((a - b).norm().item() for a, b in zip(before, trainer.method.head.parameters(), strict=True))
+    assert 0 < moved < 5 * 0.1 * 2e-2  # momentum 0.9 multiplies by 10 at most
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_not_finite_stops_before_the_weights_are_spoilt(bad):
+    class Broken(ToyMethod):
+        def forward(self, batch):
+            output = super().forward(batch)
+            if len(self.progress) == 3:
+                head = self.head.weight.sum()
+                # sqrt at 0 has value 0 and an infinite slope
+                output["loss"] = output["loss"] + (head * torch.nan if bad == "loss" else (head - head).abs().sqrt())
+            return output
+
+    trainer = toy_trainer(method=Broken)
+    with pytest.raises(RuntimeError, match=r"is nan in epoch 1, step 4.*learning_rate"):
+        trainer.run()
+    assert all(p.isfinite().all() for p in trainer.method.parameters())
+
+
+def test_epoch_length_shortens_every_epoch_alike():
+    seen = []
+    trainer = toy_trainer(epoch_length=2, max_epochs=3)
+    from ignite.engine import Events
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.batch["index"].tolist()))
+    trainer.run()
+    whole = []
+    longer = toy_trainer(max_epochs=3)
+    longer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: whole.append(e.state.batch["index"].tolist()))
+    longer.run()
+    assert seen == [whole[i] for i in (0, 1, 5, 6, 10, 11)]
+
+
+def test_channels_last_and_bf16_are_applied():
+    seen = {}
+
+    class Spy(ToyMethod):
+        def forward(self, batch):
+            seen["view"] = batch["views"][0].is_contiguous(memory_format=torch.channels_last_3d)
+            seen["type"] = self.encoder(batch["views"][0]).dtype
+            return super().forward(batch)
+
+    trainer = toy_trainer(
+        method=lambda: Spy(spatial_dims=3),
+        dataset=ToyImages(spatial_dims=3),
+        precision="bf16",
+        channels_last=True,
+        max_epochs=1,
+    )
+    trainer.run()
+    assert seen == {"view": True, "type": torch.float32} or seen == {"view": True, "type": torch.bfloat16}
+    assert trainer.method.encoder.net[3].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert trainer.method.encoder.net[3](torch.rand(1, 8, 4, 4, 4)).dtype == torch.bfloat16
+
+
+def test_a_weight_first_used_without_gradient_still_learns():
+    """Autocast's own cache of cast weights would lose the gradient here."""
+
+    class Peeks(ToyMethod):
+        def forward(self, batch):
+            with torch.no_grad():
+                self.encoder(batch["views"][0])
+            return super().forward(batch)
+
+    trainer = toy_trainer(method=Peeks, precision="bf16", max_epochs=1)
+    before = trainer.method.encoder.net[0].weight.detach().clone()
+    trainer.run()
+    assert not torch.equal(before, trainer.method.encoder.net[0].weight)
+
+
+def test_monai_handlers_work(tmp_path, caplog):
+    trainer = toy_trainer(
+        max_epochs=1,
+        train_handlers=[StatsHandler(output_transform=lambda output: output["loss"], tag_name="loss")],
+    )
+    CheckpointSaver(str(tmp_path), {"trainer": trainer, "net": trainer.method}, save_final=True).attach(trainer)
+    trainer.run()
+    saved = torch.load(tmp_path / "checkpoint_final_iteration=5.pt", weights_only=True)
+    assert saved["trainer"]["optimizer_steps"] == 5
+
+
+def test_run_again_goes_on_and_a_finished_run_stays_finished(caplog):
+    whole, parts = LossLog(), LossLog(stop_after=7)
+    toy_trainer(train_handlers=[whole]).run()
+    trainer = toy_trainer(train_handlers=[parts])
+    trainer.run()
+    assert trainer.state.iteration == 7
+    parts.stop_after = None
+    trainer.run()
+    assert parts.losses == whole.losses
+    with caplog.at_level("INFO"):
+        trainer.run()
+    assert "nothing to train" in caplog.text
+    assert trainer.state.iteration == 15
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"precision": "fp16"}, "needs a CUDA device"),
+        ({"precision": "half"}, "precision must be"),
+        ({"channels_last": "yes"}, "channels_last must be"),
+        ({"accumulate": 0}, "accumulate"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"epoch_length": 6}, "1 to the loader's 5 batches"),
+        ({"loader": DataLoader(ToyImages(3), 4, drop_last=True)}, "yields no batch"),
+    ],
+)
+def test_refused_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        toy_trainer(**options)
+
+
+def test_a_loader_of_pairs_is_refused():
+    trainer = toy_trainer(loader=[(torch.rand(2, 1, 8, 8), torch.zeros(2))])
+    with pytest.raises(ValueError, match="'image'"):
+        trainer.run()
+
+
+def test_views_get_extent_and_generator():
+    given = {}
+
+    def views(image, generator=None, extent=None):
+        given.update(extent=extent, generator=generator)
+        return toy_views(image, generator)
+
+    method = ToyMethod()
+    trainer = PretrainTrainer(
+        "cpu",
+        1,
+        [{"image": torch.rand(4, 1, 8, 8), "extent": torch.full((4, 2), 7)}],
+        method,
+        build_optimizer(method, "sgd", 0.1),
+        views,
+        precision="fp32",
+        channels_last=False,
+    )
+    trainer.run()
+    assert given["extent"].tolist() == [[7, 7]] * 4
+    assert given["generator"] is trainer.generator
