@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from monai_ssl.data import EpochSampler
+
+
+def test_each_epoch_is_another_order_of_all_samples():
+    sampler = EpochSampler(100, seed=1)
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert sorted(orders[-1]) == list(range(100)) and len(sampler) == 100
+    assert orders[0] != orders[1] != orders[2]
+    sampler.set_epoch(1)
+    assert list(sampler) == orders[1] == list(sampler)
+    other = EpochSampler(100, seed=2)
+    assert list(other) != orders[0]
+    assert list(EpochSampler(5, shuffle=False)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("length", [1, 7, 12, 100])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_processes_share_an_epoch(length, world):
+    whole = list(EpochSampler(length, seed=5))
+    parts = [list(EpochSampler(length, seed=5, rank=rank, world=world)) for rank in range(world)]
+    assert {len(part) for part in parts} == {-(-length // world)}
+    together = [parts[place % world][place // world] for place in range(len(parts[0]) * world)]
+    assert together[:length] == whole, "the order is that of one process"
+    assert set(together) == set(whole)
+    if length >= world:
+        cut = [list(EpochSampler(length, seed=5, rank=rank, world=world, drop_last=True)) for rank in range(world)]
+        assert {len(part) for part in cut} == {length // world}
+        assert len({index for part in cut for index in part}) == length // world * world
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("position", [0, 1, 17, 25])
+def test_it_resumes_in_the_middle_of_an_epoch(world, position):
+    for rank in range(world):
+        sampler = EpochSampler(50, seed=9, rank=rank, world=world)
+        sampler.set_epoch(4)
+        rest = list(sampler)[position:]
+        state = json.loads(json.dumps(sampler.state_dict() | {"position": position}))
+        fresh = EpochSampler(50, seed=9, rank=rank, world=world)
+        fresh.load_state_dict(state)
+        fresh.set_epoch(4)  # a trainer tells the epoch that was loaded: the position stays
+        assert list(fresh) == rest
+        assert len(fresh) == 50 // world, "the length is that of a whole epoch"
+        assert fresh.state_dict() == state
+        fresh.set_epoch(5)
+        assert len(list(fresh)) == 50 // world
+
+
+def test_it_resumes_with_another_number_of_processes():
+    whole = EpochSampler(48, seed=9)
+    state = EpochSampler(48, seed=9, rank=1, world=2).state_dict() | {"position": 9}  # 18 samples were seen
+    rest = []
+    for rank in range(3):
+        sampler = EpochSampler(48, seed=9, rank=rank, world=3)
+        sampler.load_state_dict(state)
+        rest.append(list(sampler))
+    together = [part[place] for place in range(len(rest[0])) for part in rest]
+    assert together == list(whole)[18:]
+
+
+def test_the_last_position_leaves_nothing():
+    sampler = EpochSampler(10, world=2, drop_last=True)
+    sampler.load_state_dict(sampler.state_dict() | {"position": 5})
+    assert list(sampler) == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("length", 9), ("seed", 1), ("shuffle", False)])
+def test_a_state_of_another_run_is_refused(name, value):
+    sampler = EpochSampler(10, seed=0)
+    with pytest.raises(ValueError, match=f"the sampler's {name} was {value}"):
+        sampler.load_state_dict(sampler.state_dict() | {name: value})
+    with pytest.raises(ValueError, match="position 11 is not in an epoch of 10"):
+        sampler.load_state_dict(sampler.state_dict() | {"position": 11})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 0}, "length is 0"),
+        ({"rank": 2, "world": 2}, "rank 2 of 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"world": 20, "drop_last": True}, "10 samples for 20 processes"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        EpochSampler(**({"length": 10} | options))
+
+
+def test_the_order_is_pinned():
+    """A checkpoint of an older version must find its place again, with any NumPy."""
+    sampler = EpochSampler(8, seed=3)
+    sampler.set_epoch(1)
+    assert list(sampler) == [2, 1, 4, 0, 5, 7, 6, 3]
