@@ -11,6 +11,7 @@ from monai_ssl.data.index import build_index, describe_index
 from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, policy_from_dict
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
 from monai_ssl.data.prepare import prepare_store
+from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
 from monai_ssl.data.samplers import EpochSampler
 from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
@@ -40,6 +41,7 @@ __all__ = [
     "label_subsets",
     "load_split",
     "open_radiograph",
+    "open_radiographs",
     "policy_from_dict",
     "prepare_store",
     "read_labels",
