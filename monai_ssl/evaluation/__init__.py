@@ -1,2 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""evaluation."""
+"""What an encoder is worth: features, probes, fine-tuning into a MONAI classifier, and reports that carry their run."""
+
+from __future__ import annotations
+
+from .classifier_card import (
+    ClassifierCard,
+    find_classifier,
+    load_classifier,
+    read_classifier_card,
+    save_classifier,
+)
+from .classifier_handlers import BestClassifier, ClassifierReportWriter, PredictionWriter
+from .classifier_method import ClassifierMethod
+from .features import extract_features
+from .fine_tuning import (
+    WeightAverage,
+    class_weights,
+    classification_layer,
+    fine_tuning_groups,
+    fine_tuning_views,
+    set_classification_layer,
+)
+from .head_start import fit_head
+from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
+from .preprocessing import Preprocessing
+from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
+from .report import ClassifierReport, RunFacts, classifier_report, describe_lineage, device_name, package_versions
+from .sampling import FixedLengthSampler
+from .starting_point import StartingPoint
+from .validation import ClassifierEvaluator, PreparedView, RocAreaScore
+
+__all__ = [
+    "BestClassifier",
+    "ClassificationLabels",
+    "ClassifierCard",
+    "ClassifierEvaluator",
+    "ClassifierMethod",
+    "ClassifierReport",
+    "ClassifierReportWriter",
+    "FixedLengthSampler",
+    "LabelledStoreDataset",
+    "LinearProbe",
+    "PredictionWriter",
+    "PreparedView",
+    "Preprocessing",
+    "RocAreaScore",
+    "RunFacts",
+    "StartingPoint",
+    "WeightAverage",
+    "class_weights",
+    "classification_labels",
+    "classification_layer",
+    "classifier_report",
+    "describe_lineage",
+    "device_name",
+    "extract_features",
+    "find_classifier",
+    "fine_tuning_groups",
+    "fine_tuning_views",
+    "fit_head",
+    "knn_probe",
+    "linear_probe",
+    "load_classifier",
+    "package_versions",
+    "read_classifier_card",
+    "regularisation_rule",
+    "save_classifier",
+    "set_classification_layer",
+]

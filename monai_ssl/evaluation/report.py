@@ -105,6 +105,13 @@ class ClassifierReport:
     def __str__(self) -> str:
         return self.as_markdown()
 
+    def summary(self) -> str:
+        """Return the main figures in one line."""
+        first = self.rows[0]
+        interval = f"{_number(first['auc_low'])} to {_number(first['auc_high'])}"
+        classes = ", ".join(f"{row['class']} {_number(row['auc'])}" for row in self.rows[1:])
+        return f"{self.title} AUC {_number(self.auc)} ({interval})" + (f": {classes}" if classes else "")
+
     def as_markdown(self) -> str:
         """Return the report as two tables and the facts of the run."""
         first = self.rows[0]

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a user's label column(s) to a classification question: classes, targets, splits and the labelled subset."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from monai_ssl.data.datasets import PaddedItems, StoreDataset
+from monai_ssl.data.labels import select_rows
+from monai_ssl.data.splits import assert_disjoint, assign_splits, save_split
+from monai_ssl.data.store import ImageStore
+from monai_ssl.data.subsets import label_subsets
+from monai_ssl.evaluation.fine_tuning import class_weights
+from monai_ssl.data.tables import nearest_name, require_columns
+
+__all__ = ["ClassificationLabels", "LabelledStoreDataset", "classification_labels"]
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("binary", "multiclass", "multilabel")
+_SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class ClassificationLabels:
+    """A classification question on the images of a store.
+
+    Attributes:
+        task: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        class_names: K names; for a binary question two, of which the second is the positive one.
+        targets: one row for each row of the store: ``(M,)`` classes, or ``(M, K)`` findings of 0 and 1; -1 is unknown.
+        groups: ``(M,)`` patients, as text.
+        rows: the rows of the store in each split: ``"train"`` (the labelled subset), ``"val"``, ``"test"``, and
+            ``"pool"``: all images that meet the filter and are in neither val nor test, labelled or not.
+        label_fraction: as asked for.
+        split_hash: of the images in train, val and test.
+        subset_hash: of the images in the labelled subset.
+    """
+
+    task: str
+    class_names: list[str]
+    targets: np.ndarray
+    groups: np.ndarray
+    rows: dict[str, np.ndarray]
+    label_fraction: float
+    split_hash: str
+    subset_hash: str
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether the classes do not exclude each other."""
+        return self.task == "multilabel"
+
+    def class_weights(self, power: float) -> torch.Tensor | None:
+        """Return weights for the loss from the labelled subset, or None for power 0."""
+        return class_weights(self.targets[self.rows["train"]], len(self.class_names), power) if power else None
+
+    def strata(self, split: str) -> np.ndarray:
+        """Return the classes of a split's images, for balanced sampling.
+
+        Raises:
+            ValueError: findings do not part the images into classes.
+        """
+        if self.multilabel:
+            raise ValueError("balanced_sampling is for competing classes; weigh findings by class_weight_power")
+        return self.targets[self.rows[split]]
+
+    def describe(self) -> str:
+        """Say in a few lines what is asked and how many images answer it."""
+        lines = [f"{self.task}: {', '.join(self.class_names)}"]
+        for split, rows in self.rows.items():
+            known = self.targets[rows]
+            if self.multilabel:
+                counts = ", ".join(f"{n} {name}" for name, n in zip(self.class_names, (known == 1).sum(0), strict=True))
+            else:
+                counts = ", ".join(f"{(known == k).sum()} {name}" for k, name in enumerate(self.class_names))
+            patients = len(np.unique(self.groups[rows]))
+            lines.append(f"  {split}: {len(rows)} images of {patients} patients ({counts})")
+        return "\n".join(lines)
+
+
+class LabelledStoreDataset(StoreDataset):
+    """Images of a store with their target under ``"label"``: an integer, or (K,) integers for findings.
+
+    Args:
+        store: the store.
+        labels: the question.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        cache: see :class:`monai_ssl.data.StoreDataset`.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+
+    def __init__(self, store: ImageStore, labels: ClassificationLabels, split: str, cache: str = "none") -> None:
+        if split not in labels.rows:
+            raise ValueError(f"there is no split {split!r}; there are {', '.join(labels.rows)}")
+        super().__init__(store, labels.rows[split], cache=cache)
+        self.targets = labels.targets
+
+    def __getitems__(self, indices: Sequence[int]) -> PaddedItems:
+        items = super().__getitems__(indices)
+        for item in items:
+            target = self.targets[item["index"]]
+            item["label"] = int(target) if target.ndim == 0 else torch.from_numpy(target.copy())
+        return items
+
+
+def classification_labels(
+    store: ImageStore,
+    label_column: str | Sequence[str],
+    *,
+    task: str = "auto",
+    classes: Sequence[str] | None = None,
+    where: str | None = None,
+    label_fraction: float = 1.0,
+    seed: int = 0,
+    splits: Sequence[str] = ("train", "val", "test"),
+    output_dir: str | Path | None = None,
+) -> ClassificationLabels:
+    """Read the labels of a store's table and check that every split can answer the question.
+
+    Args:
+        store: its table has the user's columns.
+        label_column: one column of classes (text or numbers; findings separated by ``|`` for ``task="multilabel"``), or
+            several columns of 0 and 1, one for each finding.
+        task: ``"binary"``, ``"multiclass"``, ``"multilabel"``, or ``"auto"``: by the columns and the number of classes.
+        classes: names in the order of the outputs; images of other classes are left out. None: all that occur, sorted.
+            A binary question asks for the second one.
+        where: row filter, see :func:`monai_ssl.data.select_rows`.
+        label_fraction: share of the labelled training images, 0 to 1, or their number (a whole number above 1). The
+            subsets of one seed are nested, stratified and hold whole patients.
+        seed: of the subset.
+        splits: the splits that are needed; each must hold every class. ``("all",)`` takes every image as one split.
+        output_dir: folder for ``split.json`` and ``labelled_subset.json``; None writes nothing.
+
+    Returns:
+        The question.
+
+    Raises:
+        ValueError: a column or class is missing (the nearest name is given), a value is no label, or a split lacks a
+            class.
+    """
+    if task not in ("auto", *TASKS):
+        raise ValueError(f"task must be auto, {', '.join(TASKS)}, got {task!r}")
+    columns = [label_column] if isinstance(label_column, str) else list(label_column)
+    table = store.table
+    require_columns(table, columns, f"the table of {store.folder}")
+    kept = np.zeros(len(table), dtype=bool)
+    numbered = table.append_column("row_number", pa.array(np.arange(len(table))))
+    kept[select_rows(numbered, where)["row_number"].to_numpy()] = True
+
+    several = len(columns) > 1 or not isinstance(label_column, str)
+    if several and task in ("binary", "multiclass"):
+        raise ValueError(f"task {task!r} takes one label column, got {len(columns)}; several columns are findings")
+    if several:
+        names, targets = _findings_of_columns(table, columns, kept)
+    elif task == "multilabel":
+        names, targets = _findings_of_text(table, columns[0], kept, classes)
+    else:
+        names, targets = _competing(table, columns[0], kept, classes)
+    task = _settle_task(task, targets.ndim == 2, names)
+    known = kept & ((targets >= 0).any(axis=1) if targets.ndim == 2 else targets >= 0)
+    if not known.any():
+        raise ValueError(f"no image has a label in {', '.join(columns)}")
+    logger.info("%d of %d images are left out: filtered, or without label", (~known).sum(), len(known))
+
+    targets = np.where(known[:, None] if targets.ndim == 2 else known, targets, -1)
+    table = _with_canonical_labels(table, names, targets)
+    rows, split_column = _rows_by_split(table, known, splits)
+    _refuse_shared_patients(table, rows)
+    for split in splits:
+        _refuse_missing_classes(split, targets[rows[split]], names)
+    subset_hash = ""
+    if "train" in rows:
+        held_out = np.isin(split_column, ["val", "test"])
+        rows = {**rows, "pool": np.flatnonzero(kept & ~held_out)}
+        rows["train"] = _labelled_subset(table, names, targets, rows["train"], label_fraction, seed)
+        _refuse_missing_classes("train (the labelled subset)", targets[rows["train"]], names)
+    split_hash = ""
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        whole = {split: np.flatnonzero(known & (split_column == split)) for split in splits if split != "all"}
+        split_hash = save_split(Path(output_dir) / "split.json", table, whole or rows, label_column=columns)
+        if "train" in rows:
+            subset = {label_fraction: rows["train"]}
+            subset_hash = save_split(Path(output_dir) / "labelled_subset.json", table, subset, seed=seed)
+    groups = np.array([str(value) for value in table["group_id"].to_pylist()])
+    labels = ClassificationLabels(task, names, targets, groups, rows, label_fraction, split_hash[:16], subset_hash[:16])
+    logger.info("%s", labels.describe())
+    return labels
+
+
+def _competing(
+    table: pa.Table, column: str, kept: np.ndarray, classes: Sequence[str] | None
+) -> tuple[list[str], np.ndarray]:
+    values = [_as_text(value, column) for value in table[column].to_pylist()]
+    present = Counter(value for value, keep in zip(values, kept, strict=True) if keep and value is not None)
+    names = _checked_classes(classes, present, f"the column {column!r}") if classes else sorted(present)
+    if len(names) < 2:
+        raise ValueError(f"the column {column!r} has {len(names)} classes ({', '.join(names)}); two or more are needed")
+    number = {name: k for k, name in enumerate(names)}
+    return names, np.array([-1 if value is None else number.get(value, -1) for value in values], dtype=np.int64)
+
+
+def _findings_of_columns(table: pa.Table, columns: list[str], kept: np.ndarray) -> tuple[list[str], np.ndarray]:
+    targets = np.full((len(table), len(columns)), -1, dtype=np.int64)
+    for k, column in enumerate(columns):
+        for row, value in enumerate(table[column].to_pylist()):
+            if value is None or not kept[row]:
+                continue
+            text = _as_text(value, column)
+            if text not in ("0", "1", "-1"):
+                raise ValueError(
+                    f"the column {column!r} holds {text[:40]!r}: columns of findings hold 1, 0, and -1 or nothing for "
+                    "unknown; a column of class names goes alone into label_column"
+                )
+            targets[row, k] = int(text)
+    return columns, targets
+
+
+def _findings_of_text(
+    table: pa.Table, column: str, kept: np.ndarray, classes: Sequence[str] | None
+) -> tuple[list[str], np.ndarray]:
+    values = [_as_text(value, column) for value in table[column].to_pylist()]
+    found = [None if value is None else {part.strip() for part in value.split(_SEPARATOR)} - {""} for value in values]
+    present = Counter(name for names, keep in zip(found, kept, strict=True) if keep and names for name in names)
+    names = _checked_classes(classes, present, f"the column {column!r}") if classes else sorted(present)
+    targets = np.array([[-1] * len(names) if f is None else [int(name in f) for name in names] for f in found])
+    return names, targets.astype(np.int64)
+
+
+def _as_text(value: Any, column: str) -> str | None:
+    if value is None or value != value:
+        return None
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    if isinstance(value, str):
+        return value.strip() or None
+    raise ValueError(f"the column {column!r} holds {value!r}; labels are text or whole numbers")
+
+
+def _checked_classes(classes: Sequence[str], present: Counter, where: str) -> list[str]:
+    names = [str(name) for name in classes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a class is named twice: {', '.join(names)}")
+    for name in names:
+        if name not in present:
+            near = nearest_name(name, present)
+            hint = f"; did you mean {near!r}?" if near else ""
+            some = ", ".join(f"{value} ({count})" for value, count in present.most_common(12))
+            raise ValueError(f"{where} has no class {name!r}{hint} It has: {some or 'nothing'}")
+    return names
+
+
+def _settle_task(task: str, findings: bool, names: list[str]) -> str:
+    if task == "auto":
+        return "multilabel" if findings else "binary" if len(names) == 2 else "multiclass"
+    if task == "binary" and len(names) != 2:
+        raise ValueError(f"a binary task has two classes, these are {len(names)}: {', '.join(names)}; give classes")
+    return task
+
+
+def _with_canonical_labels(table: pa.Table, names: list[str], targets: np.ndarray) -> pa.Table:
+    """Add the targets as columns: what the choice of subsets works on."""
+    if targets.ndim == 2:
+        for k in range(len(names)):
+            column = pa.array([None if value < 0 else int(value) for value in targets[:, k]], pa.int64())
+            table = table.append_column(f"_target_{k}", column)
+        return table
+    return table.append_column("_target", pa.array([None if v < 0 else names[v] for v in targets], pa.string()))
+
+
+def _rows_by_split(
+    table: pa.Table, known: np.ndarray, splits: Sequence[str]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    if tuple(splits) == ("all",):
+        return {"all": np.flatnonzero(known)}, np.full(len(table), "all", dtype=object)
+    if "split" not in table.column_names:
+        logger.warning("the table has no column 'split': patients are dealt to train, val and test by their hash")
+        table = assign_splits(table)
+    column = np.array(table["split"].to_pylist(), dtype=object)
+    rows = {split: np.flatnonzero(known & (column == split)) for split in splits}
+    for split, found in rows.items():
+        if not len(found):
+            counts = Counter(str(value) for value in column[known])
+            told = ", ".join(f"{value} ({count})" for value, count in counts.most_common(8))
+            raise ValueError(f"no labelled image is in the split {split!r}; the column 'split' has {told}")
+    return rows, column
+
+
+def _refuse_shared_patients(table: pa.Table, rows: dict[str, np.ndarray]) -> None:
+    for first, second in itertools.combinations(rows, 2):
+        try:
+            assert_disjoint(table.take(pa.array(rows[first])), table.take(pa.array(rows[second])))
+        except ValueError as error:
+            raise ValueError(f"the splits {first!r} and {second!r} share patients or images: {error}") from error
+
+
+def _refuse_missing_classes(split: str, targets: np.ndarray, names: list[str]) -> None:
+    counts = (targets == 1).sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(names))
+    lacking = [name for name, count in zip(names, counts, strict=True) if not count]
+    if lacking:
+        raise ValueError(
+            f"the split {split!r} has no image of {', '.join(lacking)} ({len(targets)} images); leave the class out by "
+            "'classes' (or its label column), or move patients between the splits"
+        )
+    if targets.ndim == 2:
+        always = [name for k, name in enumerate(names) if not (targets[:, k] == 0).any()]
+        if always:
+            raise ValueError(f"the split {split!r} has no image without {', '.join(always)}; leave the finding out")
+
+
+def _labelled_subset(
+    table: pa.Table, names: list[str], targets: np.ndarray, rows: np.ndarray, fraction: float, seed: int
+) -> np.ndarray:
+    columns = [f"_target_{k}" for k in range(len(names))] if targets.ndim == 2 else "_target"
+    if fraction == 1:
+        return rows
+    by_count = fraction > 1
+    if not fraction > 0 or (by_count and fraction != int(fraction)):
+        raise ValueError(f"label_fraction is {fraction}: give a share above 0 to 1, or a whole number of images")
+    sizes = {"fractions": (), "counts": (int(fraction),)} if by_count else {"fractions": (float(fraction),)}
+    return next(iter(label_subsets(table, columns, **sizes, seed=seed, rows=rows).values()))
