@@ -10,6 +10,7 @@ from monai_ssl.data.errors import UnreadableImageError
 from monai_ssl.data.index import build_index, describe_index
 from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, policy_from_dict
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
+from monai_ssl.data.pool import pool_fingerprint, pretraining_rows
 from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
@@ -43,7 +44,9 @@ __all__ = [
     "open_radiograph",
     "open_radiographs",
     "policy_from_dict",
+    "pool_fingerprint",
     "prepare_store",
+    "pretraining_rows",
     "read_labels",
     "read_radiograph",
     "save_split",

@@ -10,6 +10,7 @@ from .imagenet import load_imagenet_weights, read_checkpoint
 from .load import load_encoder, open_encoder, read_manifest, save_encoder
 from .manifest import MANIFEST_FIELDS, build_manifest, check_manifest
 from .report import LoadReport, WeightsMismatchError
+from .start import start_from
 
 __all__ = [
     "CHANNEL_POLICIES",
@@ -28,4 +29,5 @@ __all__ = [
     "read_checkpoint",
     "read_manifest",
     "save_encoder",
+    "start_from",
 ]
