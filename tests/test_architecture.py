@@ -24,7 +24,8 @@ FLOORS = [
     {"engines"},
     {"handlers"},
     {"evaluation", "transferability"},
-    {"label", "__main__"},
+    {"label", "command_line", "describe", "doctor", "show_views"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NEVER_IMPORTED = {"torchvision", "timm", "lightning", "pytorch_lightning", "cv2", "pandas"}
