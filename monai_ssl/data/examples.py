@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Embedded example data: a cohort of made-up chest radiographs as DICOM files with labels.
+
+They let every command run offline within minutes, and they are hard in the way real ones are: several findings at once,
+patients seen several times, and pose, breath, exposure and window that differ from image to image. They are for
+trying software, not for learning medicine. See ``phantom_patient`` and ``phantom_radiograph`` for the pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from monai_ssl.data.example_dicom import radiograph_dataset
+from monai_ssl.data.files import PARTIAL, folder_lock, is_disk_full, write_whole
+from monai_ssl.data.parallel import default_workers
+from monai_ssl.data.phantom_chest import Box
+from monai_ssl.data.phantom_patient import FINDINGS, dominant_finding, draw_patient, random_stream
+from monai_ssl.data.phantom_radiograph import POOL, render_radiograph
+
+EXAMPLE_FINDINGS = FINDINGS
+"""The 0/1 columns of ``labels.csv``."""
+
+_CONTENT_VERSION = 1  # raise it when the pictures change, so that folders made before are remade
+_SPLIT_PATTERN = ("train", "train", "test", "train", "val", "train", "train", "test", "train", "train")
+_OWN_NAMES = {"images", "labels.csv", "finding_boxes.json", "complete.json", ".lock"}
+
+
+def make_example_radiographs(
+    folder: str | os.PathLike,
+    num_patients: int = 240,
+    images_per_patient: tuple[int, int] = (1, 4),
+    size: int = 256,
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> Path:
+    """Write made-up chest radiographs with findings, or return at once when the folder already holds the same ones.
+
+    The folder gets ``images/*.dcm`` (Digital X-Ray, 12 or 16 bits, about one in ten MONOCHROME1), ``labels.csv``
+    (``file``, ``patient_id``, ``split``, ``view``, ``label`` and one 0/1 column per finding; ``label`` is ``normal`` or
+    the most urgent finding), ``finding_boxes.json`` (for each file a list of ``finding``, ``rows``, ``columns``, each
+    span ``[first, last + 1]`` in pixels) and, last of all, ``complete.json`` with the parameters. A folder without a
+    matching ``complete.json`` is made anew; every file appears whole or not at all.
+
+    Args:
+        folder: where to write; made if missing. It must not hold anything else.
+        num_patients: at least 10; splits are 70 % train, 10 % val and 20 % test of the patients.
+        images_per_patient: fewest and most images of one patient, which differ in pose and exposure only.
+        size: rows and columns, a multiple of 8 and at least 64.
+        seed: names the cohort. Content depends on it and not on ``num_workers``.
+        num_workers: threads; None for one per core, at most 8.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: a parameter is out of range, or the folder holds something that was not made here.
+        RuntimeError: the folder cannot be written.
+    """
+    fewest, most = images_per_patient
+    if num_patients < 10:
+        raise ValueError(f"num_patients is {num_patients}: at least 10 are needed to fill train, val and test")
+    if not 1 <= fewest <= most:
+        raise ValueError(f"images_per_patient is {images_per_patient}: give (fewest, most) with 1 <= fewest <= most")
+    if size < 64 or size % POOL:
+        raise ValueError(f"size is {size}: give a multiple of {POOL} that is at least 64")
+    folder = Path(folder)
+    parameters = {
+        "content_version": _CONTENT_VERSION,
+        "num_patients": num_patients,
+        "images_per_patient": [fewest, most],
+        "size": size,
+        "seed": seed,
+    }
+    if _is_complete(folder, parameters):
+        return folder
+    if folder.exists():
+        _refuse_foreign(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with folder_lock(folder):
+            if not _is_complete(folder, parameters):  # another process may have made it meanwhile
+                _make(folder, parameters, num_workers or min(8, default_workers()))
+    except OSError as error:
+        reason = "the disk is full; free some space" if is_disk_full(error) else error.strerror or str(error)
+        raise RuntimeError(f"{folder}: the example radiographs cannot be written: {reason}") from error
+    return folder
+
+
+def _is_complete(folder: Path, parameters: dict) -> bool:
+    try:
+        marker = json.loads((folder / "complete.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return marker.get("parameters") == parameters and marker.get("files") == len(list(folder.glob("images/*.dcm")))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Never write among somebody else's files."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder for the example radiographs")
+    names = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in names if name not in _OWN_NAMES and not name.endswith(PARTIAL)]
+    if foreign:
+        raise ValueError(f"{folder} holds other things, such as {foreign[0]}; give an empty or a new folder")
+
+
+def _make(folder: Path, parameters: dict, num_workers: int) -> None:
+    (folder / "images").mkdir(exist_ok=True)
+    (folder / "complete.json").unlink(missing_ok=True)
+    rows: list[dict] = []
+    boxes: dict[str, list[dict]] = {}
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        make_one = partial(_make_patient, folder, parameters)
+        for patient_rows, patient_boxes in pool.map(make_one, range(parameters["num_patients"])):
+            rows += patient_rows
+            boxes |= patient_boxes
+    finally:
+        pool.shutdown(cancel_futures=True)
+    splits = _assign_splits(rows, parameters["seed"])
+    for row in rows:
+        row["split"] = splits[row["patient_id"]]
+    for path in _left_over(folder, boxes):
+        path.unlink()
+    columns = ["file", "patient_id", "split", "view", "label", *FINDINGS]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / "labels.csv", table.getvalue().encode())
+    write_whole(folder / "finding_boxes.json", json.dumps(boxes, indent=1).encode())
+    marker = {"parameters": parameters, "files": len(rows)}
+    write_whole(folder / "complete.json", json.dumps(marker, indent=1).encode())
+
+
+def _make_patient(folder: Path, parameters: dict, number: int) -> tuple[list[dict], dict[str, list[dict]]]:
+    """Write one patient's images; rows of the label table and the boxes of each file."""
+    seed, size = parameters["seed"], parameters["size"]
+    patient = draw_patient(seed, number)
+    fewest, most = parameters["images_per_patient"]
+    present = {lesion.finding for lesion in patient.lesions}
+    rows, boxes = [], {}
+    for image in range(int(random_stream(seed, "images", number).integers(fewest, most + 1))):
+        radiograph = render_radiograph(patient, seed, number, image, size)
+        patient_id = f"EXAMPLE-{number + 1:04d}"
+        file = f"images/{patient_id}_{image + 1}.dcm"
+        stored = io.BytesIO()
+        dataset = radiograph_dataset(radiograph, patient, patient_id, seed, number, image)
+        dataset.save_as(stored, enforce_file_format=True)
+        write_whole(folder / file, stored.getvalue(), sync=False)  # complete.json comes after them all
+        row = {
+            "file": file,
+            "patient_id": patient_id,
+            "view": radiograph.view,
+            "label": dominant_finding(patient.lesions),
+        }
+        rows.append(row | {finding: int(finding in present) for finding in FINDINGS})
+        boxes[file] = [_box_entry(finding, box) for finding, box in radiograph.boxes]
+    return rows, boxes
+
+
+def _assign_splits(rows: list[dict], seed: int) -> dict[str, str]:
+    """Split by patient: dealt out in turn after sorting by label, so each label is spread over the splits."""
+    labels = {row["patient_id"]: row["label"] for row in rows}
+    order = random_stream(seed, "split").permutation(len(labels))
+    rank = dict(zip(labels, order.tolist(), strict=True))
+    dealt = sorted(labels, key=lambda patient: (labels[patient], rank[patient]))
+    return {patient: _SPLIT_PATTERN[place % len(_SPLIT_PATTERN)] for place, patient in enumerate(dealt)}
+
+
+def _box_entry(finding: str, box: Box) -> dict:
+    return {"finding": finding, "rows": [box[0], box[2]], "columns": [box[1], box[3]]}
+
+
+def _left_over(folder: Path, wanted: dict[str, list[dict]]) -> list[Path]:
+    """Files of an earlier, different or interrupted cohort."""
+    unwanted = [path for path in (folder / "images").iterdir() if f"images/{path.name}" not in wanted]
+    return [path for path in unwanted if path.name.startswith(("EXAMPLE-", ".EXAMPLE-"))]
