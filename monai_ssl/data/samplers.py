@@ -86,7 +86,7 @@ class EpochSampler(Sampler[int]):
         """Go on from a state, also of another number of processes (samples of an unfinished round are seen again).
 
         Raises:
-            ValueError: if the state belongs to other data or another order, or the position is not in the epoch.
+            ValueError: if the state belongs to other data or another order, or the position is negative.
         """
         for name in ("length", "seed", "shuffle"):
             if state[name] != getattr(self, name):
@@ -94,12 +94,11 @@ class EpochSampler(Sampler[int]):
                     f"the sampler's {name} was {state[name]} and is {getattr(self, name)}: the epoch cannot go on in "
                     "the same order; resume with the same data and seed, or start a new run"
                 )
-        done = int(state["position"]) * int(state["world"])
-        position = done // self.world
-        if not 0 <= position <= -(-self.length // self.world):
-            raise ValueError(f"position {state['position']} is not in an epoch of {len(self)} samples")
+        if state["position"] < 0:
+            raise ValueError(f"position is {state['position']}; use 0 or more")
         self.epoch = int(state["epoch"])
-        self.position = min(position, len(self))
+        # Batches times batch size may pass the end, if the last batch is smaller.
+        self.position = min(int(state["position"]) * int(state["world"]) // self.world, len(self))
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:
