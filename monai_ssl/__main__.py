@@ -59,7 +59,7 @@ def prepare(
     keep_duplicates  keep images that repeat another one
     num_workers      processes; default: one for each usable CPU
     """
-    from monai_ssl.data.radiographs import open_radiographs
+    from monai_ssl.data import open_radiographs
 
     prepared = open_radiographs(
         folder,
@@ -130,7 +130,6 @@ def doctor(
     """
     from monai_ssl.doctor import examine
 
-    print("measuring, about half a minute ...", file=sys.stderr)
     print(examine(folder, device, architecture, size, batch_size))
 
 

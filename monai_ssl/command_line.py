@@ -44,7 +44,9 @@ def run_verbs(verbs: Mapping[str, Verb], arguments: Sequence[str], introduction:
         environment variable ``MONAI_SSL_TRACEBACK`` is 1); 130 after Ctrl-C.
     """
     try:
-        return _run(verbs, list(arguments), introduction)
+        code = _run(verbs, list(arguments), introduction)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -78,7 +80,6 @@ def _run(verbs: Mapping[str, Verb], arguments: list[str], introduction: str) -> 
         return 0
     positional, named = _read(verb, verbs[verb], arguments[1:])
     verbs[verb](*positional, **named)
-    sys.stdout.flush()
     return 0
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -38,6 +39,7 @@ def examine(
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     where = _device(device)
+    print("measuring, about half a minute ...", file=sys.stderr)
     reading, rate = reading_section(None if folder is None else Path(folder))
     sections = [
         package_section(),

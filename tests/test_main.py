@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs, on tiny folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from monai_ssl.__main__ import VERBS, main
+from monai_ssl.data import ImageStore
+from monai_ssl.data.example_dicom import radiograph_dataset
+from monai_ssl.data.phantom_patient import draw_patient
+from monai_ssl.data.phantom_radiograph import render_radiograph
+from monai_ssl.networks import build_encoder
+from monai_ssl.weights import save_encoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Four PNG files (two of them equal), a DICOM file, a broken file and labels."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number in range(3):
+        coarse = Image.fromarray(random.integers(0, 256, (6, 5), dtype=np.uint8))
+        coarse.resize((50, 60), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    patient = draw_patient(0, 0)
+    dataset = radiograph_dataset(render_radiograph(patient, 0, 0, 0, 64), patient, "SECRET-7", 0, 0, 0)
+    dataset.PatientName = "Secret^Name"
+    dataset.StudyDate = "19991231"
+    dataset.save_as(folder / "chest.dcm", enforce_file_format=True)
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    rows = ["0.png,P0,test", "1.png,P1,train", "2.png,P2,train", "copy.png,P0,test", "chest.dcm,P1,train"]
+    (folder / "labels.csv").write_text(
+        "file,patient_id,split\n" + "\n".join(rows).replace("P1,train", "P1,train") + "\n"
+    )
+    return folder
+
+
+def succeed(capsys, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def fail(capsys, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    return error
+
+
+def test_every_verb_explains_each_of_its_flags(capsys):
+    for verb in VERBS:
+        usage, _, text = succeed(capsys, verb, "--help").partition("\n\n")
+        flags = [word.strip("[]").removeprefix("--") for word in usage.split() if word.startswith("[--")]
+        missing = [flag for flag in flags if not any(line.startswith(f"{flag} ") for line in text.splitlines())]
+        assert not missing, f"{verb}: {missing}"
+
+
+def test_index_tells_what_was_found_and_refused(capsys, folder, tmp_path):
+    table = tmp_path / "new" / "index.parquet"
+    out = succeed(capsys, "index", folder, "--output", table, "--num_workers", 0)
+    assert "5 images, 1 refused" in out and "kind: png 4, dicom 1" in out and str(table) in out
+    assert pq.read_table(table).num_rows == 6
+    described = succeed(capsys, "describe", table)
+    assert "5 images, 1 refused" in described and "perceptual_hash" in described
+
+
+def test_prepare_makes_a_store_that_describe_knows(capsys, folder, tmp_path):
+    out = succeed(capsys, "prepare", folder, tmp_path / "a", "--max_side", 32, "--num_workers", 0)
+    assert "4 images, 2 refused" in out
+    store = ImageStore(tmp_path / "a" / "store")
+    assert max(max(store.shape(i)) for i in range(len(store))) == 32
+    described = succeed(capsys, "describe", tmp_path / "a")
+    assert out.splitlines()[0] in described and "split: train 3, test 1" in described
+    assert described == succeed(capsys, "describe", tmp_path / "a" / "store")
+    assert "5 images, 1 refused" in succeed(
+        capsys, "prepare", folder, tmp_path / "b", "--keep_duplicates", "--num_workers", 0
+    )
+
+
+def test_describe_an_image_without_identifiers(capsys, folder):
+    out = succeed(capsys, "describe", folder / "chest.dcm")
+    assert "64 rows x 64 columns" in out and "modality         DX" in out
+    assert "shown range" in out and " mm" in out
+    assert "bits stored      8" in succeed(capsys, "describe", folder / "0.png")
+    for secret in ("Secret", "Name", "SECRET-7", "1999"):
+        assert secret not in out
+
+
+def test_describe_weights(capsys, tmp_path):
+    encoder = build_encoder("resnet10", widen_factor=0.125)
+    save_encoder(encoder, tmp_path / "encoder.safetensors", {"method": "C2L", "images_seen": 640})
+    out = succeed(capsys, "describe", tmp_path / "encoder.safetensors")
+    assert "pretrained with C2L" in out and "640" in out
+    assert out == succeed(capsys, "describe", tmp_path), "a run's folder is described by its encoder"
+
+
+def test_describe_what_is_nothing_of_ours(capsys, folder, tmp_path):
+    assert f"python -m monai_ssl index {folder}" in fail(capsys, "describe", folder)
+    assert "no image, no index" in fail(capsys, "describe", folder / "labels.csv")
+    assert "no such file or folder" in fail(capsys, "describe", tmp_path / "nothing")
+    assert "broken.png: " in fail(capsys, "describe", folder / "broken.png")
+    (tmp_path / "x.parquet").write_bytes(b"no table")
+    assert "not a readable Parquet file" in fail(capsys, "describe", tmp_path / "x.parquet")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10")
+    assert "cut.safetensors" in fail(capsys, "describe", tmp_path / "cut.safetensors")
+
+
+def test_show_views_names_its_rows(capsys, folder, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    out = succeed(capsys, "show-views", folder, "--size", 32, "--num_images", 2, "--num_views", 1, "--output", sheet)
+    assert "row 1: " in out and "row 2: " in out and "row 3" not in out
+    assert Image.open(sheet).format == "PNG"
+
+
+def test_errors_of_the_rooms_are_one_line(capsys, folder, tmp_path):
+    assert "no such folder of images" in fail(capsys, "index", tmp_path / "nothing")
+    assert "no images among its" in fail(capsys, "index", tmp_path, "--output", tmp_path / "i.parquet")
+    assert "no such table of labels" in fail(capsys, "prepare", folder, tmp_path / "s", "--labels_file", "no.csv")
+    assert "there is no preset 'mocov2'" in fail(capsys, "show-views", folder, "--preset", "mocov2")
+    assert "did you mean --num_images?" in fail(capsys, "show-views", folder, "--num_image", 2)
+    assert "no kind of device" in fail(capsys, "doctor", "--device", "gpu")
+    assert "unwritable" in fail(capsys, "index", folder, "--output", _unwritable(tmp_path), "--num_workers", 0)
+
+
+def _unwritable(tmp_path: Path) -> Path:
+    (tmp_path / "unwritable").write_text("a file where a folder should be")
+    return tmp_path / "unwritable" / "index.parquet"
+
+
+def test_help_is_light_and_the_module_runs(folder):
+    code = (
+        "import sys; from monai_ssl.__main__ import main; main(['--help']); "
+        "sys.exit(bool({'torch', 'monai', 'numpy', 'pyarrow'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+    environment = {name: value for name, value in os.environ.items() if name != "MONAI_SSL_TRACEBACK"}
+    command = [sys.executable, "-m", "monai_ssl", "describe", str(folder / "0.pgn")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.splitlines()[-1] == f"error: {folder / '0.pgn'}: no such file or folder"
