@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from monai.utils import set_determinism
 from torch import nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -133,7 +134,8 @@ def toy_trainer(
     seed: int = 0,
     **options,
 ) -> PretrainTrainer:
-    torch.manual_seed(seed)
+    set_determinism(seed)
+    torch.use_deterministic_algorithms(False)
     network = method()
     if loader is None:
         dataset = dataset or ToyImages()

@@ -7,6 +7,7 @@ from .config_guard import refuse_unknown_keys
 from .distributed import end_distributed, is_main_process, local_device, start_distributed
 from .epochs import EpochBatches
 from .optimizers import LARS, build_optimizer
+from .plain_errors import explain_errors
 from .precision import PrecisionChoice, choose_precision
 from .pretrain import PretrainTrainer
 from .random_state import preserved_random_state
@@ -23,6 +24,7 @@ __all__ = [
     "build_optimizer",
     "choose_precision",
     "end_distributed",
+    "explain_errors",
     "is_main_process",
     "local_device",
     "preserved_random_state",

@@ -49,7 +49,13 @@ class EpochBatches:
         return self.epoch_length
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the random generators now and at the start of this epoch."""
+        """Return the state of the random generators now and at the start of this epoch.
+
+        After :meth:`continue_at` and before the next ``iter()`` it is the state given there.
+        """
+        if self._continued is not None:
+            _, at_start, now = self._continued
+            return {"random": now, "random_at_epoch_start": at_start}
         return {"random": capture_random_state(self.device), "random_at_epoch_start": self._random_at_start}
 
     def continue_at(self, batches_done: int, state: dict[str, Any] | None) -> None:

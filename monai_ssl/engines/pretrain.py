@@ -72,6 +72,7 @@ class PretrainTrainer(Trainer):
         network: what is called: the method, or its distributed wrapper.
         optimizer_steps: optimiser steps so far, over all epochs.
         generator: the views' random numbers.
+        world_size: number of processes.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -119,7 +120,8 @@ class PretrainTrainer(Trainer):
         if self.state.epoch_length is None:
             raise ValueError("the loader has no length: give epoch_length, the schedules need it")
         self.state.seed = seed
-        self.distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        self.distributed = self.world_size > 1
         self.method = method.to(device)
         if self.distributed and synchronize_batch_norm:
             self.method = convert_sync_batch_norm(self.method)
@@ -157,10 +159,9 @@ class PretrainTrainer(Trainer):
         self.should_terminate = False  # or ignite, after an early end, would count the epoch's iterations from 0
         with self._signals:
             Engine.run(self, data=self.batches, max_epochs=self.state.max_epochs)
-        done_epochs, in_epoch = divmod(self.state.iteration, self.state.epoch_length)
-        if in_epoch:  # ended early: another run() goes on from here
-            self.state.epoch = done_epochs
-            self.batches.continue_at(in_epoch, self.batches.state_dict())
+        # Ended early, perhaps: another run() goes on from here.
+        self.state.epoch, in_epoch = divmod(self.state.iteration, self.state.epoch_length)
+        self.batches.continue_at(in_epoch, self.batches.state_dict())
         if self._stop is not None:
             if is_main_process():
                 print(self._stop.message, file=sys.stderr, flush=True)
@@ -220,7 +221,7 @@ class PretrainTrainer(Trainer):
             self.optimizer.zero_grad(set_to_none=True)
         self._step_made = False
         with self._gradient_exchange(last):
-            with self._autocast():
+            with self.autocast():
                 output = self.network(batch)
             self.fire_event(IterationEvents.FORWARD_COMPLETED)
             loss = output["loss"] / group_size
@@ -277,8 +278,9 @@ class PretrainTrainer(Trainer):
             )
         self._wrapped = True
 
-    def _autocast(self) -> torch.autocast:
-        dtype = AUTOCAST_TYPES[self.precision]
+    def autocast(self) -> torch.autocast:
+        """Return a new autocast context of the training's precision, for probes that compute as it does."""
+        dtype = AUTOCAST_TYPES.get(self.precision, torch.float32)  # "auto" is settled with the first batch
         # Without the cache: it would hand a weight that was first used under no_grad to the pass that needs gradients.
         return torch.autocast(self.state.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False)
 

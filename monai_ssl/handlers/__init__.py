@@ -1,2 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""handlers."""
+"""Handlers for the trainer: checkpoints and resume, export, probes and alarms, curves, speed and progress.
+
+All have MONAI's ``attach(engine)`` and are given as ``train_handlers``. Their order does not matter: the checkpoint
+restores first and saves last, and what reports comes after what measures.
+"""
+
+from __future__ import annotations
+
+from .checkpoint import TrainingCheckpoint
+from .collapse import CollapseMonitor, EmbeddingHealth, judge_embeddings
+from .curves import TrainingCurves
+from .export import EncoderExport
+from .probe import OnlineKNN
+from .progress import ProgressETA
+from .tensorboard import PretrainTensorBoard, view_grid
+from .throughput import Throughput
+
+__all__ = [
+    "CollapseMonitor",
+    "EmbeddingHealth",
+    "EncoderExport",
+    "OnlineKNN",
+    "PretrainTensorBoard",
+    "ProgressETA",
+    "Throughput",
+    "TrainingCheckpoint",
+    "TrainingCurves",
+    "judge_embeddings",
+    "view_grid",
+]

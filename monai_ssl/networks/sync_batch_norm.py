@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch normalisation with statistics over all processes, on any device.
 
-``torch.nn.SyncBatchNorm`` refuses tensors on the CPU, so a gloo run could not normalise over the whole batch.
-:class:`SynchronizedBatchNorm` uses torch's kernels where they exist and its own small autograd function elsewhere.
+``torch.nn.SyncBatchNorm`` refuses tensors on the CPU (and ``DistributedDataParallel`` refuses such layers there), so a
+gloo run could not normalise over the whole batch. :class:`SynchronizedBatchNorm` is a small one that runs anywhere;
+:func:`convert_sync_batch_norm` takes torch's where a GPU has the kernels for it.
 
 Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1 and the backward formulas of section 3; the statistics of
 the processes are combined by the parallel variance formula of Chan, Golub and LeVeque 1979.
@@ -10,11 +11,14 @@ the processes are combined by the parallel variance formula of Chan, Golub and L
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["SynchronizedBatchNorm", "convert_sync_batch_norm"]
 
@@ -59,36 +63,44 @@ class _NormalizeOverProcesses(Function):
         return inverse_std * (grad - mean_grad - normalized * mean_grad_x), None, None
 
 
-class SynchronizedBatchNorm(nn.SyncBatchNorm):
+class SynchronizedBatchNorm(_BatchNorm):
     """Batch normalisation over the batches of all processes; parameters, buffers and keys are BatchNorm's.
 
     Outside a process group, with one process, or in evaluation mode it is ordinary batch normalisation. Every process
     must run the same layers in the same order. Input (B, C, \\*S), any dtype; the moments are float32.
+
+    Args:
+        num_features: channels.
+        process_group: processes that share statistics; None means all.
+        options: of ``torch.nn.BatchNorm2d``.
     """
+
+    def __init__(self, num_features: int, *, process_group: dist.ProcessGroup | None = None, **options: Any) -> None:
+        super().__init__(num_features, **options)
+        self.process_group = process_group
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim < 2:
+            raise ValueError(f"batch normalisation takes (B, C, *S), got {tuple(x.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (B, C, \\*S)."""
+        self._check_input_dim(x)
         synchronized = (
             self.training
             and dist.is_available()
             and dist.is_initialized()
             and dist.get_world_size(self.process_group) > 1
         )
-        if synchronized and x.device.type != "cpu":
-            return super().forward(x)
         average = self.momentum or 0.0
         if self.training and self.track_running_stats:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # cumulative average, as in torch
                 average = 1.0 / self.num_batches_tracked.item()
         if not synchronized:
+            statistics = (self.running_mean, self.running_var)
             use_batch = self.training or self.running_mean is None
-            mean, var = (
-                (None, None)
-                if self.training and not self.track_running_stats
-                else (self.running_mean, self.running_var)
-            )
-            return functional.batch_norm(x, mean, var, self.weight, self.bias, use_batch, average, self.eps)
+            return functional.batch_norm(x, *statistics, self.weight, self.bias, use_batch, average, self.eps)
         normalized, mean, var, total = _NormalizeOverProcesses.apply(x.float(), self.eps, self.process_group)
         if self.track_running_stats:
             with torch.no_grad():
@@ -101,10 +113,10 @@ class SynchronizedBatchNorm(nn.SyncBatchNorm):
 
 
 def convert_sync_batch_norm(module: nn.Module, process_group: dist.ProcessGroup | None = None) -> nn.Module:
-    """Replace every BatchNorm1d/2d/3d inside ``module`` by :class:`SynchronizedBatchNorm`, in place where it can.
+    """Replace every BatchNorm1d/2d/3d inside ``module`` by a synchronised one, in place where it can.
 
-    Parameters and buffers are the same objects afterwards, so an optimiser built before stays valid and state
-    dictionaries keep their keys.
+    On a CUDA device that is ``torch.nn.SyncBatchNorm``, elsewhere :class:`SynchronizedBatchNorm`. Parameters and
+    buffers are the same objects afterwards, so an optimiser built before stays valid, and so do the keys.
 
     Args:
         module: network to convert.
@@ -114,9 +126,10 @@ def convert_sync_batch_norm(module: nn.Module, process_group: dist.ProcessGroup 
         ``module`` itself, or its replacement when it is a batch normalisation.
     """
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-        converted = SynchronizedBatchNorm(
-            module.num_features, module.eps, module.momentum, False, False, process_group=process_group
-        )
+        options = {"eps": module.eps, "momentum": module.momentum, "affine": False, "track_running_stats": False}
+        on_gpu = any(t.is_cuda for t in (*module.parameters(), *module.buffers()))
+        kind = nn.SyncBatchNorm if on_gpu else SynchronizedBatchNorm
+        converted = kind(module.num_features, process_group=process_group, **options)
         converted.affine, converted.track_running_stats = module.affine, module.track_running_stats
         for name in ("weight", "bias"):
             setattr(converted, name, getattr(module, name))

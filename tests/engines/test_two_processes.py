@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two gloo processes with half the batch each train like one process with the whole batch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distributed_helper import run_processes
+from ignite.engine import Events
+from toy_training import LossLog, ToyImages, ToyMethod, toy_trainer
+
+from monai_ssl.engines import TrainingStopped, end_distributed, start_distributed
+
+BATCH = 8
+
+
+class RowViews:
+    """Views that depend on the image alone, so that it does not matter which process draws them."""
+
+    def __call__(self, image, generator=None, extent=None):
+        return [image + 0.1 * image.sin(), image.flip(-1)]
+
+
+class Plain(ToyMethod):
+    """Without what differs by process on purpose: dropout, and a queue of own keys."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+
+    def after_step(self, progress):
+        self._keys = self._keys[:0]
+        super().after_step(progress)
+
+
+def train(rank: int, world_size: int, synchronize: bool = True, accumulate: int = 1, **options) -> dict:
+    images = ToyImages(2 * BATCH).images
+    share = BATCH // world_size
+    batches = []
+    for start in (0, BATCH):
+        rows = images[start + rank * share : start + (rank + 1) * share]
+        batches += [{"image": part} for part in rows.split(share // accumulate)]
+    log = LossLog()
+    trainer = toy_trainer(
+        loader=batches,
+        method=Plain,
+        max_epochs=2,
+        train_handlers=[log],
+        accumulate=accumulate,
+        synchronize_batch_norm=synchronize,
+        **options,
+    )
+    trainer.views = RowViews()
+    gradients = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: gradients.append([p.grad.clone() for p in trainer.method.parameters() if p.grad is not None])
+    )
+    trainer.run()
+    return {
+        "gradients": gradients,
+        "state": {k: v.clone() for k, v in trainer.method.state_dict().items()},
+        "losses": list(log.losses.values()),
+        "precision": (trainer.precision, trainer.channels_last),
+        "drawn": torch.rand(1, generator=trainer.generator).item(),
+    }
+
+
+class SignalToItself:
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def interrupted(rank: int, world_size: int) -> str:
+    """One process is asked to stop; both do, after the same step."""
+    trainer = toy_trainer(max_epochs=50, train_handlers=[SignalToItself()] if rank == 1 else [])
+    try:
+        trainer.run()
+    except TrainingStopped as stopped:
+        return f"{stopped.code} {trainer.optimizer_steps}"
+    return "not stopped"
+
+
+def worker(rank: int, world_size: int) -> dict:
+    return {
+        "synchronized": train(rank, world_size),
+        "apart": train(rank, world_size, synchronize=False),
+        "accumulated": train(rank, world_size, accumulate=2),
+        "measured": train(rank, world_size, precision="auto", channels_last="auto"),
+        "stopped": interrupted(rank, world_size),
+    }
+
+
+@pytest.fixture(scope="module")
+def results() -> list[dict]:
+    return run_processes(worker)
+
+
+def test_gradients_and_weights_equal_the_whole_batch(results):
+    whole = train(0, 1)
+    for result in (results[0]["synchronized"], results[1]["synchronized"]):
+        assert len(result["gradients"]) == len(whole["gradients"]) == 4
+        for ours, wanted in zip(result["gradients"], whole["gradients"], strict=True):
+            for a, b in zip(ours, wanted, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+        for key, wanted in whole["state"].items():
+            torch.testing.assert_close(result["state"][key], wanted, rtol=1e-3, atol=1e-5, msg=key)
+    mean = [sum(pair) / 2 for pair in zip(*(result["synchronized"]["losses"] for result in results), strict=True)]
+    assert mean == pytest.approx(whole["losses"], rel=1e-4)
+
+
+def test_without_synchronised_batch_norm_the_gradients_differ(results):
+    """The comparison above can fail: this is the error it would show."""
+    whole, apart = train(0, 1)["gradients"][0], results[0]["apart"]["gradients"][0]
+    assert max((a - b).norm() / b.norm() for a, b in zip(apart, whole, strict=True) if b.norm() > 1e-4) > 0.01
+
+
+def test_accumulation_exchanges_the_mean_over_all(results):
+    for a, b in zip(results[0]["accumulated"]["gradients"], results[1]["accumulated"]["gradients"], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_processes_agree_on_precision_and_draw_different_views(results):
+    assert results[0]["measured"]["precision"] == results[1]["measured"]["precision"]
+    assert results[0]["synchronized"]["drawn"] != results[1]["synchronized"]["drawn"]
+
+
+def test_a_signal_to_one_stops_all_after_the_same_step(results):
+    assert results[0]["stopped"] == results[1]["stopped"] == "143 10"
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert start_distributed().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert not torch.distributed.is_initialized()
+    end_distributed()
+
+
+@pytest.mark.slow
+def test_under_torchrun(tmp_path):
+    """Ignite must know the group: a handler made on one process only would hang otherwise."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from monai_ssl.engines import start_distributed, end_distributed, is_main_process\n"
+        "start_distributed(); start_distributed()\n"
+        "from toy_training import toy_trainer\n"
+        "from monai.handlers import CheckpointSaver\n"
+        "trainer = toy_trainer(max_epochs=1)\n"
+        "if is_main_process():\n"
+        f"    CheckpointSaver({str(tmp_path)!r}, {{'net': trainer.method}}, save_final=True).attach(trainer)\n"
+        "trainer.run(); end_distributed()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*final*.pt"))
