@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monai_ssl.data.duplicates import find_duplicates
-from monai_ssl.data.files import folder_lock, is_disk_full
+from monai_ssl.data.files import folder_lock, is_disk_full, write_whole
 from monai_ssl.data.index import build_index, describe_index
 from monai_ssl.data.intensity import IntensityPolicy
 from monai_ssl.data.prepare import prepare_store
@@ -45,7 +46,8 @@ def open_radiographs(
 
     Args:
         dataset_dir: folder of radiographs. None: the embedded example data, made in ``cache_dir``.
-        cache_dir: folder for the index (``index.parquet``, its salt) and the store (``store/``); it is made.
+        cache_dir: folder for the index (``index.parquet``, its salt), the store (``store/``) and ``splits.json``; it
+            is made.
         labels_file: CSV or Parquet with a column ``file`` (see ``join_labels``). Default: the one at the top of
             ``dataset_dir``, if there is one.
         max_side: longest side of the stored images in pixels.
@@ -54,7 +56,8 @@ def open_radiographs(
         num_workers: processes. Default: all CPUs this process may use.
         policy: what becomes 0 and 1. Default: ``RadiographIntensity()``.
         crop_borders: cut uniform borders off.
-        split_fractions: shares for ``assign_splits``, used when the user's table has no column ``split``.
+        split_fractions: shares for ``assign_splits``, used when the user's table has no column ``split``. Patients
+            keep their split when images are added; it does not depend on the salt or the cache folder.
         seed: seed of those splits.
         max_refused_fraction: stop if more than this share of the files cannot be used.
         progress: show progress bars and what was found.
@@ -88,7 +91,7 @@ def open_radiographs(
             if drop_duplicates:
                 index = refuse_duplicates(index)
             if "split" not in index.column_names or index["split"].null_count == len(index):
-                index = assign_splits(index, split_fractions, seed)
+                index = _split_once(index, cache_dir / "splits.json", split_fractions, seed)
     except OSError as error:
         if is_disk_full(error):
             raise RuntimeError(f"{cache_dir}: the disk is full; free some space and run the same again") from error
@@ -104,6 +107,26 @@ def open_radiographs(
         max_refused_fraction=max_refused_fraction,
         progress=progress,
     )
+
+
+def _split_once(index: pa.Table, file: Path, fractions: Mapping[str, float] | None, seed: int) -> pa.Table:
+    """Assign splits, and keep those that were assigned before with the same seed and fractions."""
+    rule = {"seed": seed, "fractions": None if fractions is None else dict(fractions)}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        before = known["groups"] if known["rule"] == rule else {}
+    except FileNotFoundError:
+        before = {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged; restore it, or delete it to have new splits made") from error
+    groups = index["group_id"].to_pylist()
+    column = pa.array([before.get(group) for group in groups], pa.string())
+    index = index.drop_columns(["split"]) if "split" in index.column_names else index
+    index = assign_splits(index.append_column("split", column), fractions, seed, allow_empty=True)
+    after = before | dict(zip(groups, index["split"].to_pylist(), strict=True))
+    if after != before:
+        write_whole(file, json.dumps({"rule": rule, "groups": after}, indent=1).encode())
+    return index
 
 
 def refuse_duplicates(table: pa.Table, max_distance: int = 6) -> pa.Table:

@@ -27,16 +27,20 @@ def assign_splits(
     fractions: Mapping[str, float] | None = None,
     seed: int = 0,
     group: str = "group_id",
+    allow_empty: bool = False,
 ) -> pa.Table:
-    """Give each image a split by hashing its patient; an image added later does not move the others.
+    """Give each group of images (patient) a split by hashing its images.
 
-    Images that have a split keep it, and so do the other images of their group.
+    The draw depends on the seed and on the content hashes of the group (the smallest counts), not on the salted
+    identifiers: every index of the same folder gets the same splits, whatever its salt. Images that have a split keep
+    it, and so do the other images of their group; so a patient whose images become more need not move.
 
     Args:
         table: an index or a store's table.
         fractions: share of the groups for each split. Default: 0.7 train, 0.1 val, 0.2 test.
         seed: another seed gives another split.
         group: column of the groups that must not be parted; an image without one stands alone.
+        allow_empty: warn, rather than raise, if a split holds no usable image.
 
     Returns:
         The table with the column ``split``.
@@ -48,24 +52,30 @@ def assign_splits(
     fractions = {"train": 0.7, "val": 0.1, "test": 0.2} if fractions is None else dict(fractions)
     if min(fractions.values(), default=0) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
         raise ValueError(f"the fractions {fractions} must be above 0 and add up to 1")
-    require_columns(table, [group, "path"])
-    groups = table[group].to_pylist()
-    given = table["split"].to_pylist() if "split" in table.column_names else [None] * len(table)
-    fixed: dict[str, str] = {}
-    for name, split in zip(groups, given, strict=True):
-        if name is not None and split is not None and fixed.setdefault(name, split) != split:
-            raise ValueError(f"images of one {group} are in the splits {fixed[name]!r} and {split!r}; mend the table")
-    splits = [
-        own or fixed.get(name) or _draw(str(path if name is None else name), fractions, seed)
-        for own, name, path in zip(given, groups, table["path"].to_pylist(), strict=True)
+    require_columns(table, [group, "path", "content_hash"])
+    groups = [
+        ("path", path) if name is None else name
+        for name, path in zip(table[group].to_pylist(), table["path"].to_pylist(), strict=True)
     ]
-    usable = _usable(table)
-    empty = [name for name in fractions if not any(split == name for split in np.array(splits)[usable])]
+    given = table["split"].to_pylist() if "split" in table.column_names else [None] * len(table)
+    fixed: dict[Any, str] = {}
+    content: dict[Any, str] = {}
+    for name, split, path, pixels in zip(
+        groups, given, table["path"].to_pylist(), table["content_hash"].to_pylist(), strict=True
+    ):
+        if split is not None and fixed.setdefault(name, split) != split:
+            raise ValueError(f"images of one {group} are in the splits {fixed[name]!r} and {split!r}; mend the table")
+        key = f"path {path}" if pixels is None else pixels  # "path ..." sorts after all hexadecimal digits
+        content[name] = min(content.get(name, key), key)
+    splits = [fixed.get(name) or _draw(content[name], fractions, seed) for name in groups]
+    present = {split for split, usable in zip(splits, _usable(table), strict=True) if usable}
+    empty = [name for name in fractions if name not in present]
     if empty:
-        raise ValueError(
-            f"no image falls into the split {', '.join(empty)}: {len(set(groups))} groups are too few for {fractions}; "
-            "use another seed or larger fractions, or give a column 'split'"
-        )
+        text = f"no image falls into the split {', '.join(empty)}: {len(content)} groups are too few for {fractions}; "
+        text += "use another seed or larger fractions, or give a column 'split'"
+        if not allow_empty:
+            raise ValueError(text)
+        logger.warning(text)
     column = pa.array(splits, pa.string())
     if "split" in table.column_names:
         return table.set_column(table.schema.get_field_index("split"), "split", column)

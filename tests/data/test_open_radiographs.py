@@ -80,6 +80,29 @@ def test_the_second_call_is_quick_and_takes_what_is_new(folder, tmp_path):
     )
 
 
+def test_splits_are_the_same_in_every_cache_and_stay_when_images_are_added(folder, tmp_path):
+    def splits(cache, **options):
+        table = open_radiographs(folder, tmp_path / cache, num_workers=0, progress=False, **options).table
+        return dict(zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+    one = splits("a")
+    assert splits("b", salt="another salt") == one
+    assert splits("b", salt="another salt", seed=5) != one
+    lines = (folder / "labels.csv").read_text()
+    for i in range(COUNT // 2):  # a third image for everybody
+        Image.fromarray(made_up(1000 + i)).save(folder / f"third{i}.png")
+        lines += f"\nthird{i}.png,patient{i},ill"
+    (folder / "labels.csv").write_text(lines)
+    grown = splits("a")
+    assert one.items() <= grown.items()
+    for i in range(COUNT // 2):
+        first = f"dicom/{2 * i:02d}" if i % 2 == 0 else f"png/{2 * i:02d}.png"
+        assert grown[f"third{i}.png"] == one[first]
+    (tmp_path / "a" / "splits.json").write_text("{")
+    with pytest.raises(ValueError, match=r"splits\.json is damaged; restore it, or delete it"):
+        splits("a")
+
+
 def test_duplicates_may_stay_and_splits_may_be_chosen(folder, tmp_path):
     store = call(folder, tmp_path, drop_duplicates=False, split_fractions={"train": 0.5, "test": 0.5}, max_side=30)
     assert len(store) == COUNT + 1 and store.shape(0) == (30, 25)

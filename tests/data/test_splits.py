@@ -41,9 +41,16 @@ def test_groups_stay_together_and_shares_are_met():
     assert split_of(assign_splits(PATIENTS, seed=2)) != split_of(table)
 
 
-def test_more_images_move_nobody():
+def test_more_patients_move_nobody():
     few, many = assign_splits(PATIENTS.slice(0, 900)), assign_splits(PATIENTS)
     assert split_of(few).items() <= split_of(many).items()
+
+
+def test_splits_do_not_depend_on_the_salt_or_the_order():
+    salted = PATIENTS.set_column(1, "group_id", pa.array([f"x{g}" for g in PATIENTS["group_id"].to_pylist()]))
+    assert assign_splits(salted)["split"].to_pylist() == assign_splits(PATIENTS)["split"].to_pylist()
+    turned = PATIENTS.take(pa.array(range(len(PATIENTS) - 1, -1, -1)))
+    assert split_of(assign_splits(turned)) == split_of(assign_splits(PATIENTS))
 
 
 def test_given_splits_are_kept_for_the_whole_group():
@@ -56,6 +63,7 @@ def test_given_splits_are_kept_for_the_whole_group():
 def test_splits_that_cannot_be():
     with pytest.raises(ValueError, match=r"no image falls into the split .*another seed or larger fractions"):
         assign_splits(table_of(["a"] * 5))
+    assert len(set(assign_splits(table_of(["a"] * 5), allow_empty=True)["split"].to_pylist())) == 1
     with pytest.raises(ValueError, match="add up to 1"):
         assign_splits(PATIENTS, {"train": 0.5, "test": 0.4})
     with pytest.raises(ValueError, match="no column 'groupid'; did you mean 'group_id'"):
