@@ -7,6 +7,7 @@ from .classifier_card import (
     ClassifierCard,
     find_classifier,
     load_classifier,
+    open_unlabelled,
     read_classifier_card,
     save_classifier,
 )
@@ -24,6 +25,7 @@ from .fine_tuning import (
 from .head_start import fit_head
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
 from .preprocessing import Preprocessing
+from .pretraining_summary import pretraining_summary
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
 from .report import ClassifierReport, RunFacts, classifier_report, describe_lineage, device_name, package_versions
 from .sampling import FixedLengthSampler
@@ -62,7 +64,9 @@ __all__ = [
     "knn_probe",
     "linear_probe",
     "load_classifier",
+    "open_unlabelled",
     "package_versions",
+    "pretraining_summary",
     "read_classifier_card",
     "regularisation_rule",
     "save_classifier",

@@ -15,6 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from monai_ssl.data.examples import make_example_radiographs
+from monai_ssl.data.index import build_index
+from monai_ssl.data.intensity import IntensityPolicy, policy_from_dict
+from monai_ssl.data.prepare import prepare_store
+from monai_ssl.data.store import ImageStore
 from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.report import describe_lineage, package_versions
@@ -22,7 +27,14 @@ from monai_ssl.evaluation.starting_point import StartingPoint
 from monai_ssl.networks import build_classifier
 from monai_ssl.weights import WeightsFileError, atomic_file, read_checkpoint
 
-__all__ = ["ClassifierCard", "find_classifier", "load_classifier", "read_classifier_card", "save_classifier"]
+__all__ = [
+    "ClassifierCard",
+    "find_classifier",
+    "load_classifier",
+    "open_unlabelled",
+    "read_classifier_card",
+    "save_classifier",
+]
 
 SCHEMA = 1
 
@@ -38,6 +50,7 @@ class ClassifierCard:
         in_channels: likewise.
         task: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         class_names: names of the outputs, in order.
+        label_column: column or columns that the labels were read from.
         preprocessing: see :class:`monai_ssl.evaluation.Preprocessing`.
         max_side: longest side of the prepared images.
         mode: ``"linear"``, ``"finetune"`` or ``"scratch"``.
@@ -58,6 +71,7 @@ class ClassifierCard:
     in_channels: int
     task: str
     class_names: list[str]
+    label_column: str | list[str]
     preprocessing: dict[str, Any]
     max_side: int
     mode: str = ""
@@ -88,6 +102,7 @@ class ClassifierCard:
             in_channels=start.in_channels,
             task=labels.task,
             class_names=list(labels.class_names),
+            label_column=labels.label_column,
             preprocessing=preprocessing.to_dict(),
             max_side=max_side,
             mode=start.mode,
@@ -118,6 +133,11 @@ class ClassifierCard:
     def prepared(self) -> Preprocessing:
         """Return how images must reach the network."""
         return Preprocessing.from_dict(self.preprocessing)
+
+    def intensity_policy(self) -> IntensityPolicy | None:
+        """Return the policy that images are to be prepared by, or None if it is not recorded."""
+        policy = self.preprocessing.get("policy")
+        return policy_from_dict(policy) if policy else None
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Turn logits (B, K) into probabilities."""
@@ -173,6 +193,41 @@ def read_classifier_card(path: str | os.PathLike) -> ClassifierCard:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsFileError(f"{card} is damaged: {error}") from error
+
+
+def open_unlabelled(
+    dataset_dir: str | os.PathLike | None,
+    cache_dir: str | os.PathLike,
+    card: ClassifierCard,
+    num_workers: int | None = None,
+) -> ImageStore:
+    """Index and prepare images without labels as the classifier's own were; duplicates stay, nothing is split.
+
+    Args:
+        dataset_dir: folder of radiographs; None: the embedded example data, made in ``cache_dir``.
+        cache_dir: for the index and the store.
+        card: of the classifier.
+        num_workers: processes; None: all CPUs.
+
+    Returns:
+        The store; files that can't be used are in its ``refused``, with reasons.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no image, or none that can be used.
+    """
+    cache_dir = Path(cache_dir)
+    folder = make_example_radiographs(cache_dir / "example_radiographs") if dataset_dir is None else Path(dataset_dir)
+    index = build_index(folder, cache_dir / "index.parquet", num_workers=num_workers)
+    return prepare_store(
+        index,
+        folder,
+        cache_dir / "store",
+        max_side=card.max_side,
+        policy=card.intensity_policy(),
+        num_workers=num_workers,
+        max_refused_fraction=1.0,
+    )
 
 
 def load_classifier(network: nn.Module, path: str | os.PathLike) -> ClassifierCard:

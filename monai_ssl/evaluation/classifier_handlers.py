@@ -63,10 +63,12 @@ class BestClassifier:
             raise ValueError(f"keep must be 'best' or 'last', got {keep!r}")
         self.network, self.card, self.path, self.metric, self.keep = network, card, path, metric, keep
         self.best = -math.inf
+        self._trainer: PretrainTrainer | None = None
 
     def attach(self, engine: Engine) -> None:
         """Follow an evaluator; or let a trainer's checkpoints know the best value."""
         if isinstance(engine, PretrainTrainer):
+            self._trainer = engine
             engine.register_state("best_classifier", self)
         else:
             engine.add_event_handler(Events.COMPLETED, self._validated)
@@ -81,6 +83,8 @@ class BestClassifier:
 
     def _validated(self, engine: Engine) -> None:
         value = float(engine.state.metrics[self.metric])
+        if self._trainer is not None:  # where TensorBoard and the curves find it
+            self._trainer.state.metrics[self.metric] = value
         better = value > self.best
         if better:
             self.best = value

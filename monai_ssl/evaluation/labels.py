@@ -17,11 +17,11 @@ import torch
 
 from monai_ssl.data.datasets import PaddedItems, StoreDataset
 from monai_ssl.data.labels import select_rows
-from monai_ssl.data.splits import assert_disjoint, assign_splits, save_split
+from monai_ssl.data.splits import assert_disjoint, assign_splits, load_split, save_split
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.subsets import label_subsets
-from monai_ssl.evaluation.fine_tuning import class_weights
 from monai_ssl.data.tables import nearest_name, require_columns
+from monai_ssl.evaluation.fine_tuning import class_weights
 
 __all__ = ["ClassificationLabels", "LabelledStoreDataset", "classification_labels"]
 
@@ -45,6 +45,7 @@ class ClassificationLabels:
         label_fraction: as asked for.
         split_hash: of the images in train, val and test.
         subset_hash: of the images in the labelled subset.
+        label_column: column or columns that the labels were read from.
     """
 
     task: str
@@ -55,6 +56,7 @@ class ClassificationLabels:
     label_fraction: float
     split_hash: str
     subset_hash: str
+    label_column: str | list[str]
 
     @property
     def multilabel(self) -> bool:
@@ -126,6 +128,7 @@ def classification_labels(
     label_fraction: float = 1.0,
     seed: int = 0,
     splits: Sequence[str] = ("train", "val", "test"),
+    split_file: str | Path | None = None,
     output_dir: str | Path | None = None,
 ) -> ClassificationLabels:
     """Read the labels of a store's table and check that every split can answer the question.
@@ -142,6 +145,7 @@ def classification_labels(
             subsets of one seed are nested, stratified and hold whole patients.
         seed: of the subset.
         splits: the splits that are needed; each must hold every class. ``("all",)`` takes every image as one split.
+        split_file: ``split.json`` of an earlier run, to be followed instead of the table's column ``split``.
         output_dir: folder for ``split.json`` and ``labelled_subset.json``; None writes nothing.
 
     Returns:
@@ -177,6 +181,8 @@ def classification_labels(
 
     targets = np.where(known[:, None] if targets.ndim == 2 else known, targets, -1)
     table = _with_canonical_labels(table, names, targets)
+    if split_file is not None:
+        table = _with_saved_split(table, split_file)
     rows, split_column = _rows_by_split(table, known, splits)
     _refuse_shared_patients(table, rows)
     for split in splits:
@@ -196,7 +202,9 @@ def classification_labels(
             subset = {label_fraction: rows["train"]}
             subset_hash = save_split(Path(output_dir) / "labelled_subset.json", table, subset, seed=seed)
     groups = np.array([str(value) for value in table["group_id"].to_pylist()])
-    labels = ClassificationLabels(task, names, targets, groups, rows, label_fraction, split_hash[:16], subset_hash[:16])
+    labels = ClassificationLabels(
+        task, names, targets, groups, rows, label_fraction, split_hash[:16], subset_hash[:16], label_column
+    )
     logger.info("%s", labels.describe())
     return labels
 
@@ -279,6 +287,23 @@ def _with_canonical_labels(table: pa.Table, names: list[str], targets: np.ndarra
             table = table.append_column(f"_target_{k}", column)
         return table
     return table.append_column("_target", pa.array([None if v < 0 else names[v] for v in targets], pa.string()))
+
+
+def _with_saved_split(table: pa.Table, split_file: str | Path) -> pa.Table:
+    try:
+        saved = load_split(split_file, table)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"the images are not those that the classifier was trained, validated and tested with ({error}); for other "
+            "data use split=all"
+        ) from error
+    names = np.full(len(table), None, dtype=object)
+    for split, rows in saved.items():
+        names[rows] = split
+    column = pa.array(names.tolist(), pa.string())
+    if "split" in table.column_names:
+        return table.set_column(table.schema.get_field_index("split"), "split", column)
+    return table.append_column("split", column)
 
 
 def _rows_by_split(
