@@ -57,6 +57,7 @@ class C2L(MomentumContrast):
         momentum: m.
         final_momentum: m at the end of a cosine schedule; None keeps it constant.
         shuffle_batch_norm: Shuffle-BN for the teacher, one permutation for both of its passes.
+        in_batch_negatives: the batch's own keys are negatives too; worth it with one process and small queues.
         decay_all: decay biases and normalisation parameters too.
 
     Raises:
@@ -79,32 +80,27 @@ class C2L(MomentumContrast):
         momentum: float = 0.999,
         final_momentum: float | None = None,
         shuffle_batch_norm: bool = False,
+        in_batch_negatives: bool = False,
         decay_all: bool = False,
     ) -> None:
-        super().__init__(
-            encoder,
-            head=head,
-            embedding_dim=embedding_dim,
-            queue_size=queue_size,
-            momentum=momentum,
-            final_momentum=final_momentum,
-            shuffle_batch_norm=shuffle_batch_norm,
-            decay_all=decay_all,
-        )
         if not terms or set(terms) - set(TERMS):
             raise ValueError(f"terms must be one or more of {', '.join(TERMS)}, got {list(terms)}")
         if mixup_alpha <= 0:
             raise ValueError(f"mixup_alpha must be positive, got {mixup_alpha}")
         if enqueue not in ("per_loss", "end_of_step", "homogeneous"):
             raise ValueError(f"enqueue must be 'per_loss', 'end_of_step' or 'homogeneous', got {enqueue!r}")
-        if criterion == "info_nce":
-            self.criterion: InfoNCELoss | ConstantZNCELoss = InfoNCELoss(temperature, normalized=True)
-        elif criterion == "nce":
-            if num_data is None:
-                raise ValueError("the criterion 'nce' needs num_data, the number of images in the pool")
-            self.criterion = ConstantZNCELoss(num_data, temperature, normalized=True)
-        else:
-            raise ValueError(f"criterion must be 'info_nce' or 'nce', got {criterion!r}")
+        super().__init__(
+            encoder,
+            _build_criterion(criterion, num_data, temperature),
+            head=head,
+            embedding_dim=embedding_dim,
+            queue_size=queue_size,
+            momentum=momentum,
+            final_momentum=final_momentum,
+            shuffle_batch_norm=shuffle_batch_norm,
+            in_batch_negatives=in_batch_negatives,
+            decay_all=decay_all,
+        )
         self.terms = tuple(term for term in TERMS if term in terms)
         self.mixup_alpha = mixup_alpha
         self.enqueue = enqueue
@@ -130,7 +126,7 @@ class C2L(MomentumContrast):
         losses: dict[str, Tensor] = {}
         for term in self.terms:
             term_query, term_key = pairs[term]
-            losses[term] = self._contrast(term_query, term_key)
+            losses[term] = self._term(term_query, term_key)
         if self.enqueue == "homogeneous":
             self.enqueue_later(normalize(key.float()))
         embedding = mixed_query if query is None else query
@@ -150,15 +146,22 @@ class C2L(MomentumContrast):
         share = gammas[0] / gammas.sum()
         return torch.maximum(share, 1 - share), torch.randperm(size, device=device, generator=generator)
 
-    def _contrast(self, query: Tensor, key: Tensor) -> Tensor:
+    def _term(self, query: Tensor, key: Tensor) -> Tensor:
         """One term's loss; then its keys enter the queue, now or after the step."""
         query, key = normalize(query.float()), normalize(key.float())
-        negatives = self.queue.features
-        if self.enqueue == "per_loss" and isinstance(self.criterion, ConstantZNCELoss):
-            negatives = negatives.clone()  # the ring changes before backward(), which that criterion needs it for
-        loss = self.criterion(query, key, negatives)
+        loss = self.contrast(query, key)
         if self.enqueue == "end_of_step":
             self.enqueue_later(key)
         elif self.enqueue == "per_loss" and self.training:
             self.queue.enqueue(key)
         return loss
+
+
+def _build_criterion(name: str, num_data: int | None, temperature: float) -> InfoNCELoss | ConstantZNCELoss:
+    if name == "info_nce":
+        return InfoNCELoss(temperature, normalized=True)
+    if name != "nce":
+        raise ValueError(f"criterion must be 'info_nce' or 'nce', got {name!r}")
+    if num_data is None:
+        raise ValueError("the criterion 'nce' needs num_data, the number of images in the pool")
+    return ConstantZNCELoss(num_data, temperature, normalized=True)

@@ -35,6 +35,7 @@ class MoCoV2(MomentumContrast):
         momentum: m.
         final_momentum: m at the end of a cosine schedule; None keeps it constant.
         shuffle_batch_norm: Shuffle-BN.
+        in_batch_negatives: the batch's own keys are negatives too.
         decay_all: decay biases and normalisation parameters too.
 
     Example:
@@ -59,25 +60,27 @@ class MoCoV2(MomentumContrast):
         momentum: float = 0.999,
         final_momentum: float | None = None,
         shuffle_batch_norm: bool = False,
+        in_batch_negatives: bool = False,
         decay_all: bool = False,
     ) -> None:
         super().__init__(
             encoder,
+            InfoNCELoss(temperature, normalized=True),
             head=head,
             embedding_dim=embedding_dim,
             queue_size=queue_size,
             momentum=momentum,
             final_momentum=final_momentum,
             shuffle_batch_norm=shuffle_batch_norm,
+            in_batch_negatives=in_batch_negatives,
             decay_all=decay_all,
         )
-        self.criterion = InfoNCELoss(temperature, normalized=True)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SSLMethod.forward`; needs two views."""
         view_1, view_2 = batch["views"]
         query = normalize(self.student(view_1).float())
         key = normalize(self.teach(batch, view_2)[0].float())
-        loss = self.criterion(query, key, self.queue.features)
+        loss = self.contrast(query, key)
         self.enqueue_later(key)
         return {"loss": loss, "embedding": query.detach()}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss
 from monai_ssl.networks import BatchShuffle, FeatureQueue, ImageEncoder, LinearHead, MLPHead, MomentumCopy
 from monai_ssl.networks import shuffle_batch_norm as forward_shuffled
 
@@ -26,6 +27,7 @@ class MomentumContrast(SSLMethod):
 
     Args:
         encoder: the network to pretrain.
+        criterion: the loss of queries, keys and negatives.
         head: ``"linear"`` (one layer) or ``"mlp"`` (two layers, hidden width = the encoder's features).
         embedding_dim: D, length of the embedding.
         queue_size: K, number of keys kept as negatives. On a small pool keep it below the number of images: a longer
@@ -34,6 +36,9 @@ class MomentumContrast(SSLMethod):
         final_momentum: where a cosine schedule takes m by the end of the training; None keeps it constant.
         shuffle_batch_norm: give the teacher a batch shuffled over the processes (Shuffle-BN). It changes nothing with
             one process, nor where BatchNorm is synchronised.
+        in_batch_negatives: let the batch's own keys be negatives beside the queue's. BatchNorm gives the keys of one
+            batch a common trace, by which a query can tell its positive from the whole queue; among the keys of its
+            own batch the trace tells nothing. In several processes each one's own keys serve.
         decay_all: let weight decay act on biases and normalisation parameters too, as the papers' SGD does.
 
     Raises:
@@ -43,6 +48,7 @@ class MomentumContrast(SSLMethod):
     def __init__(
         self,
         encoder: ImageEncoder,
+        criterion: InfoNCELoss | ConstantZNCELoss,
         *,
         head: Literal["linear", "mlp"],
         embedding_dim: int,
@@ -50,6 +56,7 @@ class MomentumContrast(SSLMethod):
         momentum: float,
         final_momentum: float | None,
         shuffle_batch_norm: bool,
+        in_batch_negatives: bool,
         decay_all: bool,
     ) -> None:
         super().__init__(encoder)
@@ -62,11 +69,13 @@ class MomentumContrast(SSLMethod):
             self.head = MLPHead(encoder.num_features, encoder.num_features, embedding_dim)
         else:
             raise ValueError(f"head must be 'linear' or 'mlp', got {head!r}")
+        self.criterion = criterion
         self.teacher = MomentumCopy(nn.Sequential(self.encoder, self.head))
         self.queue = FeatureQueue(queue_size, embedding_dim)
         self.momentum = momentum
         self.final_momentum = momentum if final_momentum is None else final_momentum
         self.shuffle_batch_norm = shuffle_batch_norm
+        self.in_batch_negatives = in_batch_negatives
         self.decay_all = decay_all
         self._waiting_keys: list[Tensor] = []
 
@@ -80,6 +89,18 @@ class MomentumContrast(SSLMethod):
             return [self.teacher(view) for view in views]
         shuffle = BatchShuffle(views[0].shape[0], views[0].device, batch.get("generator"))
         return [forward_shuffled(self.teacher, view, shuffle) for view in views]
+
+    def contrast(self, query: Tensor, key: Tensor) -> Tensor:
+        """Loss of unit queries (B, D) against their unit keys (B, D), with the queue and, if so set, the other keys."""
+        queue = self.queue.features
+        if isinstance(self.criterion, ConstantZNCELoss):
+            queue = queue.clone()  # that criterion needs it in backward(), before which keys may enter the ring
+        if not self.in_batch_negatives:
+            return self.criterion(query, key, queue)
+        size = len(query)
+        own = torch.zeros(size, len(queue) + size, dtype=torch.bool, device=query.device)
+        own[:, len(queue) :].fill_diagonal_(True)
+        return self.criterion(query, key, torch.cat([queue, key]), negative_mask=own)
 
     def enqueue_later(self, *keys: Tensor) -> None:
         """Keep unit keys (B, D) for the queue until the optimiser step is done."""

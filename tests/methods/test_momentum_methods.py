@@ -144,6 +144,18 @@ def test_keys_enter_the_queue(enqueue, keys):
     assert not (method.queue.features[:, None] == before[None]).all(-1).any(), "an initial entry is still there"
 
 
+@pytest.mark.parametrize("criterion", ["info_nce", "nce"])
+def test_keys_of_the_batch_can_be_negatives(criterion):
+    method = make_c2l(in_batch_negatives=True, criterion=criterion, num_data=100)
+    query, key = (normalize(torch.randn(6, 8)) for _ in range(2))
+    loss = method.contrast(query, key)
+    if criterion == "info_nce":  # then it is a cross-entropy over all keys of the batch and the queue
+        logits = torch.cat([query @ key.T, query @ method.queue.features.T], 1) / 0.07
+        assert loss.item() == pytest.approx(nn.functional.cross_entropy(logits, torch.arange(6)).item(), rel=1e-5)
+    method(make_batch())["loss"].backward()
+    assert method.encoder.net[1].weight.grad.isfinite().all()
+
+
 def test_evaluation_leaves_the_queue_alone():
     method = make_c2l().eval()
     method(make_batch())
