@@ -71,6 +71,7 @@ def project(patient: Patient, pose: Pose, size: int, lesions: bool = True) -> tu
     air = np.maximum(lung.air - heart * _step((lung.floor - lung.y) / 0.6 + 0.5), 0.08 * lung.air)
     blood = np.minimum(patient.vessel_gain * lung.sample(patient.vessels), 0.5 * air)
     density = LUNG_DENSITY * (1 + 0.12 * lung.sample(patient.grain))
+    full = (1 - LUNG_DENSITY) * air  # what can be filled
     matter = np.zeros_like(air)
     boxes = []
     for lesion in found:
@@ -79,8 +80,9 @@ def project(patient: Patient, pose: Pose, size: int, lesions: bool = True) -> tu
         elif lesion.finding == "pneumothorax":
             empty, surface, own = _pneumothorax(lesion, lung)
             blood = blood * (1 - empty)
-            density = density * (1 - 0.75 * empty + lesion.size * (own - empty))  # what is left is denser
-            matter += surface * np.minimum(air, 1.0)
+            unfilled = np.clip(1 - matter / np.maximum(full, 0.1), 0, 1)
+            density = density * (1 + unfilled * (lesion.size * (own - empty) - 0.75 * empty))  # what is left is denser
+            matter = np.maximum(matter, surface * np.minimum(air, 1.0))
             mark = (empty > 0.5) & (air > 0.5)
         else:
             part = _OPACITIES[lesion.finding](lesion, patient, lung, air)
@@ -89,7 +91,6 @@ def project(patient: Patient, pose: Pose, size: int, lesions: bool = True) -> tu
         box = _box(mark)
         if box is not None:
             boxes.append((lesion.finding, box))
-    full = (1 - LUNG_DENSITY) * air
     tissue = _body(patient, lung.x, lung.y, lung.base) - (1 - density) * air + blood
     tissue += np.minimum(matter, full + 2.0) - _other_air(patient, pose, lung)
     attenuation = MU_SOFT * np.maximum(tissue, 0) + MU_BONE * patient.bone * _bones(patient, pose, lung.x, lung.y)
@@ -109,8 +110,8 @@ class _Lung:
         self.away = np.abs(self.x - 0.3 * pose.twist)
         # A rounded cone; the mediastinum is its inner side, wider at the top and at the hila.
         up = np.clip((p.base - self.y) / (p.base - p.apex), 0, 1)
-        self.wall = p.half_width * np.sqrt(np.maximum(1 - up * up * (0.75 + 0.25 * up), 1e-3)) + 0.3
-        inner = p.mediastinum + 2.0 * np.clip((p.apex + 5.0 - self.y) / 5.0, 0, 1) - 0.8 * _step(self.y / 5.0)
+        self.wall = p.half_width * np.sqrt(np.maximum(1 - up * up * (0.5 + 0.5 * up * up), 1e-3)) + 0.3
+        inner = p.mediastinum + 1.4 * np.clip((p.apex + 5.0 - self.y) / 5.0, 0, 1) - 0.8 * _step(self.y / 5.0)
         inner += 0.5 * np.exp(-(((self.y + 1.5) / 2.2) ** 2))
         self.inner = inner + np.where(right, -0.25, 0.25).astype(np.float32) * pose.twist
         self.across = (self.away - self.inner) / np.maximum(self.wall - self.inner, 0.5)
@@ -244,7 +245,7 @@ def _bones(p: Patient, pose: Pose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         middle = p.apex + 0.2 + rib * p.rib_pitch + 0.5 * drop
         rows = slice(*np.searchsorted(middle_column, [middle - drop / 2 - 5, middle + drop / 2 + 5]))
         up = min(max((p.base - middle) / (p.base - p.apex), 0.0), 0.99)
-        a, b = p.half_width * (1 - up * up * (0.75 + 0.25 * up)) ** 0.5 + 0.6, 0.5 * drop
+        a, b = p.half_width * (1 - up * up * (0.5 + 0.5 * up * up)) ** 0.5 + 0.6, 0.5 * drop
         height = hang[rows] - middle
         u2, w2 = (away[rows] / a) ** 2, (height / b) ** 2
         gap = (u2 + w2 - 1) ** 2 / (4 * (u2 / a**2 + w2 / b**2) + 1e-6)  # squared distance to the hoop, first order

@@ -9,7 +9,7 @@ ratio below one half, chest 25 to 30 cm wide). They are meant to look right and 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -133,13 +133,22 @@ def draw_lesions(rng: np.random.Generator) -> tuple[Lesion, ...]:
     while not present.any():
         present = rng.random(len(FINDINGS)) < 0.4
     makers = (_nodules, _consolidation, _effusions, _cardiomegaly, _pneumothorax)
-    return tuple(lesion for maker, wanted in zip(makers, present, strict=True) if wanted for lesion in maker(rng))
+    found = [lesion for maker, wanted in zip(makers, present, strict=True) if wanted for lesion in maker(rng)]
+    return tuple(_moved_with_collapsed_lung(lesion, found[-1]) for lesion in found)
 
 
 def dominant_finding(lesions: tuple[Lesion, ...]) -> str:
     """``normal``, or the most urgent of the findings present."""
     present = {lesion.finding for lesion in lesions}
     return next((finding for finding in URGENCY if finding in present), "normal")
+
+
+def _moved_with_collapsed_lung(lesion: Lesion, last: Lesion) -> Lesion:
+    """A lung that leaves the chest wall takes what is in it along; ``last`` may be its pneumothorax."""
+    inside_lung = lesion.finding in ("nodule", "consolidation")
+    if last.finding != "pneumothorax" or lesion.side != last.side or not inside_lung:
+        return lesion
+    return replace(lesion, across=lesion.across * (1 - last.size), down=0.3 + 0.7 * lesion.down)
 
 
 def _side(rng: np.random.Generator) -> int:
@@ -151,7 +160,7 @@ def _nodules(rng: np.random.Generator) -> list[Lesion]:
         Lesion(
             "nodule",
             _side(rng),
-            rng.uniform(0.3, 0.8),
+            rng.uniform(0.35, 0.85),
             rng.uniform(0.2, 0.75),
             rng.uniform(1.2, 2.2),
             rng.uniform(0.85, 1.2),

@@ -50,20 +50,20 @@ class PhantomRadiograph:
 
 def draw_exposure(rng: np.random.Generator, view: str) -> Exposure:
     """Every image has its own tube, tone curve and window; mobile units (AP) scatter more."""
-    covered = rng.uniform(0.0, 0.07, 4) * (rng.random(4) < 0.7) * (rng.random() < 0.3)
+    covered = rng.uniform(0.0, 0.07, 4) * (rng.random(4) < 0.7) * (rng.random() < 0.25)
     black = rng.uniform(0.0, 0.2)
     return Exposure(
-        scatter=rng.uniform(0.3, 1.0) + (0.5 if view == "AP" else 0.0),
+        scatter=rng.uniform(0.3, 0.9) + (0.3 if view == "AP" else 0.0),
         photons=float(np.exp(rng.uniform(np.log(1e4), np.log(8e4)))),
-        heel=(rng.normal(0, 0.25), rng.normal(0, 0.25)),
+        heel=(rng.normal(0, 0.15), rng.normal(0, 0.15)),
         blur=rng.uniform(0.0, 0.6),
         sharpen=rng.uniform(0.0, 0.8),
-        gamma=float(np.exp(rng.normal(0, 0.3))),
+        gamma=float(np.exp(rng.normal(0, 0.25))),
         black=rng.uniform(0.0, 4.0),
         white=rng.uniform(95.0, 100.0),
         grey=(black, black + rng.uniform(0.45, 1.0) * (1 - black)),
         shutter=tuple(float(part) for part in covered),
-        shutter_grey=0.0 if rng.random() < 0.7 else 1.0,
+        shutter_grey=0.0 if rng.random() < 0.8 else 1.0,
     )
 
 
