@@ -64,7 +64,8 @@ class PretrainTrainer(Trainer):
         find_unused_parameters: for methods some of whose parameters get no gradient in some steps (distributed only).
         key_train_metric: see ``monai.engines.SupervisedTrainer``.
         additional_metrics: likewise.
-        train_handlers: handlers with ``attach(engine)``. One with a true ``restores_state`` is attached first.
+        train_handlers: handlers with ``attach(engine)``; None (disabled in a configuration) is skipped. One with a true
+            ``restores_state`` is attached first.
         event_names: further events to register.
 
     Attributes:
@@ -146,7 +147,8 @@ class PretrainTrainer(Trainer):
         self._stop: TrainingStopped | None = None
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         self.add_event_handler(Events.ITERATION_COMPLETED, self._heed_signals)
-        self._register_handlers(sorted(train_handlers or (), key=lambda h: not getattr(h, "restores_state", False)))
+        handlers = [handler for handler in train_handlers or () if handler is not None]
+        self._register_handlers(sorted(handlers, key=lambda handler: not getattr(handler, "restores_state", False)))
 
     # ---- running -----------------------------------------------------------------------------------------------------
 

@@ -72,9 +72,10 @@ def judge_embeddings(
         )
     elif spread < _SHRUNK * best_spread or spread < _LOW_SPREAD:
         level = "shrinking"
+        before = f" (the spread was up to {best_spread:.2f})" if best_spread > 1.1 * spread else ""
         advice = (
-            f"different images have close embeddings (the spread was up to {best_spread:.2f}). If it goes on, lower "
-            "the temperature or the learning rate, or use more negatives"
+            f"different images have close embeddings{before}. If it goes on, lower the temperature or the learning "
+            "rate, or use more negatives"
         )
     if starting and level != "healthy":
         return EmbeddingHealth("starting", figures, "low values are usual for an untrained network")

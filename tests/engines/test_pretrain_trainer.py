@@ -243,6 +243,12 @@ def test_a_loader_of_pairs_is_refused():
         trainer.run()
 
 
+def test_disabled_handlers_are_skipped():
+    log = LossLog()
+    toy_trainer(max_epochs=1, train_handlers=[None, log]).run()
+    assert len(log.losses) == 5
+
+
 def test_views_get_extent_and_generator():
     given = {}
 

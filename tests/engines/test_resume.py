@@ -9,6 +9,7 @@ from monai.data import DataLoader as MonaiDataLoader
 from torch.utils.data import DataLoader, RandomSampler
 from toy_training import LossLog, ToyEpochSampler, ToyImages, ToyMethod, toy_trainer
 
+from monai_ssl.data import EpochSampler
 from monai_ssl.engines import step_schedule
 
 
@@ -21,6 +22,12 @@ def shuffled_and_noisy(workers: int) -> DataLoader:
     """Shuffling and noise from global generators, in this process or in the workers: batches are read again."""
     images = ToyImages(noisy=True)
     return MonaiDataLoader(images, batch_size=4, sampler=RandomSampler(images), num_workers=workers)
+
+
+def real_sampler_and_lasting_workers(workers: int) -> DataLoader:
+    images = ToyImages()
+    sampler = EpochSampler(len(images), seed=3)
+    return DataLoader(images, 4, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
 
 
 def saved_to_disk(state: dict, path) -> dict:

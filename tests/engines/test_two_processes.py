@@ -16,6 +16,8 @@ from ignite.engine import Events
 from toy_training import LossLog, ToyImages, ToyMethod, toy_trainer
 
 from monai_ssl.engines import TrainingStopped, end_distributed, start_distributed
+from monai_ssl.methods import MoCoV2
+from monai_ssl.networks import build_encoder
 
 BATCH = 8
 
@@ -38,8 +40,14 @@ class Plain(ToyMethod):
         super().after_step(progress)
 
 
-def train(rank: int, world_size: int, synchronize: bool = True, accumulate: int = 1, **options) -> dict:
-    images = ToyImages(2 * BATCH).images
+def moco() -> MoCoV2:
+    return MoCoV2(build_encoder("resnet18"), queue_size=32, embedding_dim=16)
+
+
+def train(
+    rank: int, world_size: int, synchronize: bool = True, accumulate: int = 1, size: int = 8, method=Plain, **options
+) -> dict:
+    images = ToyImages(2 * BATCH, size).images
     share = BATCH // world_size
     batches = []
     for start in (0, BATCH):
@@ -48,7 +56,7 @@ def train(rank: int, world_size: int, synchronize: bool = True, accumulate: int 
     log = LossLog()
     trainer = toy_trainer(
         loader=batches,
-        method=Plain,
+        method=method,
         max_epochs=2,
         train_handlers=[log],
         accumulate=accumulate,
@@ -91,6 +99,7 @@ def worker(rank: int, world_size: int) -> dict:
         "apart": train(rank, world_size, synchronize=False),
         "accumulated": train(rank, world_size, accumulate=2),
         "measured": train(rank, world_size, precision="auto", channels_last="auto"),
+        "moco": train(rank, world_size, size=32, method=moco),
         "stopped": interrupted(rank, world_size),
     }
 
@@ -111,6 +120,17 @@ def test_gradients_and_weights_equal_the_whole_batch(results):
             torch.testing.assert_close(result["state"][key], wanted, rtol=1e-3, atol=1e-5, msg=key)
     mean = [sum(pair) / 2 for pair in zip(*(result["synchronized"]["losses"] for result in results), strict=True)]
     assert mean == pytest.approx(whole["losses"], rel=1e-4)
+
+
+def test_moco_equals_the_whole_batch(results):
+    """The real thing: ResNet-18, momentum teacher, Shuffle-BN, a queue that takes all processes' keys."""
+    whole = train(0, 1, size=32, method=moco)
+    for result in (results[0]["moco"], results[1]["moco"]):
+        for a, b in zip(result["gradients"][0], whole["gradients"][0], strict=True):
+            assert (a - b).norm() <= 1e-2 * b.norm() + 1e-5
+        for key in ("queue.features", "queue.position", "teacher.module.0.net.bn1.running_mean"):
+            torch.testing.assert_close(result["state"][key], whole["state"][key], rtol=0.05, atol=0.05, msg=key)
+        assert torch.equal(result["state"]["queue.features"], results[0]["moco"]["state"]["queue.features"])
 
 
 def test_without_synchronised_batch_norm_the_gradients_differ(results):

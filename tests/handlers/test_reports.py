@@ -28,7 +28,7 @@ from monai_ssl.handlers.progress import _in_words
 
 class SlowImages(ToyImages):
     def __getitem__(self, i):
-        time.sleep(0.005)
+        time.sleep(0.02)
         return super().__getitem__(i)
 
 
@@ -50,7 +50,7 @@ def test_throughput_splits_loader_and_step(caplog):
         computing.run()
     assert computing.state.metrics["loader_fraction"] < 0.2
     assert "the loader is the limit" not in caplog.text
-    assert 20 < computing.state.metrics["images_per_second"] < 100, "4 images in 0.04 s and a little"
+    assert 5 < computing.state.metrics["images_per_second"] < 100, "4 images in 0.04 s and a little"
     assert "images/s" in caplog.text
 
 
