@@ -16,7 +16,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 html_theme = "furo"
 html_title = f"monai_ssl {release}"
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]  # a folder of pages that a later version fills
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3

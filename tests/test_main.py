@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,14 +135,32 @@ def _unwritable(tmp_path: Path) -> Path:
     return tmp_path / "unwritable" / "index.parquet"
 
 
-def test_help_is_light_and_the_module_runs(folder):
+def test_help_is_light_and_the_module_runs():
     code = (
         "import sys; from monai_ssl.__main__ import main; main(['--help']); "
         "sys.exit(bool({'torch', 'monai', 'numpy', 'pyarrow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
-    environment = {name: value for name, value in os.environ.items() if name != "MONAI_SSL_TRACEBACK"}
-    command = [sys.executable, "-m", "monai_ssl", "describe", str(folder / "0.pgn")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr.splitlines()[-1] == f"error: {folder / '0.pgn'}: no such file or folder"
+    done = subprocess.run([sys.executable, "-m", "monai_ssl", "descrive"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no verb 'descrive'; did you mean describe?\n"
+
+
+@pytest.mark.realdata
+def test_every_file_of_the_zoo_is_described_or_refused_in_one_line(capsys, real_data):
+    files = sorted(path for path in (real_data / "dicom_zoo/files").iterdir() if path.is_file())
+    assert len(files) > 50
+    for file in files:
+        code = main(["describe", str(file)])
+        shown = capsys.readouterr()
+        if code == 0:
+            assert "shown range" in shown.out and not shown.err
+        else:
+            assert shown.err.startswith(f"error: {file}: ") and shown.err.count("\n") == 1
+
+
+@pytest.mark.realdata
+def test_views_of_a_real_folder(capsys, real_data, tmp_path):
+    succeed(capsys, "show-views", real_data / "radiographs", "--num_images", 2, "--output", tmp_path / "v.png")
+    wide, high = Image.open(tmp_path / "v.png").size
+    assert wide > 2 * high
