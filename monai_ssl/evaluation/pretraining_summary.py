@@ -209,8 +209,8 @@ def _verdict(summary: dict[str, Any]) -> str:
         return f"The encoder has collapsed: all images get nearly the same features (effective rank {rank:.1f})."
     if summary["probe"] is None:
         return (
-            f"No labels: what the encoder is worth for a task is not known. Its features use {rank:.0f} directions (the "
-            f"untrained network's {untrained:.0f}), so it has not collapsed."
+            f"No labels: what the encoder is worth for a task is not known. Its features use {rank:.0f} directions "
+            f"(the untrained network's {untrained:.0f}), so it has not collapsed."
         )
     difference = summary["probe"]["difference"]
     if difference["low"] is None:
@@ -244,8 +244,8 @@ def _text(summary: dict[str, Any], weights: Path) -> str:
     if probe is not None:
         rows["linear probe"] = (
             f"AUC {_with_interval(probe['pretrained'])}, untrained {_with_interval(probe['untrained'])}, difference "
-            f"{_with_interval(probe['difference'], '+')} ({probe['num_labels']} labels, {probe['num_scored']} images of "
-            f"{probe['split']})"
+            f"{_with_interval(probe['difference'], '+')} ({probe['num_labels']} labels, {probe['num_scored']} images "
+            f"of {probe['split']})"
         )
     if summary["loss_curve"]:
         rows["loss curve"] = summary["loss_curve"]

@@ -267,7 +267,7 @@ def _confusion(
         return {"columns": ["finding", *kinds], "rows": rows}
     table = (truth & known).T.astype(int) @ decided.astype(int)  # (K, N) (N, K) -> (K, K)
     rows = [[str(name), *map(int, counts)] for name, counts in zip(names, table, strict=True)]
-    return {"columns": ["truth \\ decision", *map(str, names)], "rows": rows}
+    return {"columns": ["truth (down), decision (across)", *map(str, names)], "rows": rows}
 
 
 def _rule_words(rows: list[dict[str, Any]]) -> str:

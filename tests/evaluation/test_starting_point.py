@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a downstream training starts, and how images reach the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_ssl.evaluation import Preprocessing, StartingPoint
+from monai_ssl.networks import ImageEncoder, build_encoder
+from monai_ssl.transforms import evaluation_view
+from monai_ssl.weights import WeightsMismatchError, load_encoder, read_manifest, save_encoder
+
+
+def test_weights_tell_network_size_and_intensity(encoder_file, toy_store):
+    start = StartingPoint(encoder_weights=encoder_file)
+    assert (start.mode, start.architecture) == ("finetune", "densenet121")
+    assert start.preprocessing.image_size == (32, 32)
+    assert (start.preprocessing.mean, start.preprocessing.std) == (0.4, 0.2)
+    net = start.build(3)
+    assert net.class_layers.out.out_features == 3
+    assert start.lineage[-1]["method"] == "C2L" and start.lineage[-1]["images_seen"] == 640
+    expected = build_encoder("densenet121", **read_manifest(encoder_file)["network"]["arguments"])
+    load_encoder(expected, encoder_file)
+    image = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ImageEncoder(net.eval())(image), expected.eval()(image))
+    assert start.preprocessing.with_store(toy_store).policy == toy_store.policy.to_dict()
+    assert StartingPoint("linear", encoder_file, image_size=48).preprocessing.image_size == (48, 48)
+
+
+def test_scratch_has_defaults():
+    start = StartingPoint()
+    assert (start.mode, start.architecture, start.preprocessing.image_size) == ("scratch", "resnet18", (128, 128))
+    assert start.manifest is None and start.preprocessing.policy is None
+    assert StartingPoint(spatial_dims=3, image_size=(16, 24, 24)).preprocessing.image_size == (16, 24, 24)
+
+
+def test_vit_is_built_for_the_images(tmp_path):
+    small = {"hidden_size": 24, "mlp_dim": 24, "num_layers": 2, "num_heads": 2}
+    save_encoder(
+        build_encoder("vit", img_size=32, **small),
+        tmp_path / "v.safetensors",
+        {"method": "C2L", "patch_size": [32, 32]},
+    )
+    start = StartingPoint(encoder_weights=tmp_path / "v.safetensors", image_size=64)
+    assert start.build(2)(torch.rand(1, 1, 64, 64)).shape == (1, 2)
+    assert "interpolated" in str(start.report)
+
+
+def test_checkpoint_with_torchvision_names(tmp_path):
+    encoder = build_encoder("resnet18", in_channels=3, bias_downsample=False)
+    torch.save(encoder.encoder_state_dict(), tmp_path / "resnet18.pth")
+    start = StartingPoint("finetune", tmp_path / "resnet18.pth")
+    net = start.build(2)
+    torch.testing.assert_close(net.conv1.weight.sum(1), encoder.net.conv1.weight.sum(1))
+    assert start.lineage[0]["method"] == "checkpoint"
+
+
+def test_weights_of_another_network(encoder_file):
+    start = StartingPoint("finetune", encoder_file, architecture="resnet18")
+    with pytest.raises(WeightsMismatchError, match="densenet121"):
+        start.build(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "finetune"}, "needs encoder_weights"),
+        ({"mode": "scratch", "encoder_weights": "x"}, "takes no encoder_weights"),
+        ({"mode": "probe"}, "mode must be one of"),
+        ({"image_size": (3, 4, 5)}, "image_size must be one side or 2"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        StartingPoint(**arguments)
+
+
+def test_missing_and_damaged_weights(encoder_file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no\.safetensors"):
+        StartingPoint(encoder_weights=tmp_path / "no.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(encoder_file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="truncated"):
+        StartingPoint(encoder_weights=cut)
+
+
+def test_preprocessing_round_trip_and_view():
+    made = Preprocessing((24, 32), {"kind": "radiograph"}, mean=0.4, std=0.2, fit="pad")
+    assert Preprocessing.from_dict(made.to_dict()) == made
+    again = Preprocessing.from_manifest({"intensity": made.intensity(), "patch_size": [24, 32]})
+    assert again == made
+    image = torch.rand(2, 1, 40, 50)
+    torch.testing.assert_close(made.view()(image), evaluation_view((24, 32), 2, "pad", made.standardize())(image))
+
+
+def test_another_intensity_policy_is_refused(toy_store):
+    policy = {**toy_store.policy.to_dict(), "stretch_percentiles": [1.0, 99.0]}
+    with pytest.raises(ValueError, match=r"another intensity policy.*stretch_percentiles: \[1.0, 99.0\] and None"):
+        Preprocessing((32, 32), policy).with_store(toy_store)
+    with pytest.raises(ValueError, match="2 dimensions"):
+        Preprocessing((8, 8, 8)).with_store(toy_store)
+    with pytest.raises(ValueError, match="does not describe"):
+        Preprocessing.from_dict({"image_size": [8, 8], "men": 0.5})
+    with pytest.raises(ValueError, match="give image_size"):
+        Preprocessing.from_manifest({"intensity": None, "patch_size": None})
