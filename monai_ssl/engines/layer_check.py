@@ -100,6 +100,11 @@ def _run_layer(module: nn.Module, x: Tensor, dtype: torch.dtype, channels_last: 
 
 
 def to_memory_format(x: Tensor, channels_last: bool) -> Tensor:
-    """Return (B, C, H, W) or (B, C, D, H, W) in the channels-last or the ordinary format, others as they are."""
+    """Return (B, C, H, W) or (B, C, D, H, W) in the channels-last or the ordinary format, others as they are.
+
+    With one channel both formats are the same memory, but kernels go by the strides. ``contiguous`` leaves those as
+    they are; with the ordinary ones the whole stem of a grey network would run in the slow format. ``to`` sets them.
+    """
     formats = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
-    return x.contiguous(memory_format=formats.get(x.ndim, torch.contiguous_format))
+    memory_format = formats.get(x.ndim, torch.contiguous_format)
+    return x.to(memory_format=memory_format).contiguous(memory_format=memory_format)

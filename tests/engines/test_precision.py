@@ -182,3 +182,19 @@ def test_the_trainer_measures_only_what_is_open(caplog):
         trainer.run()
     assert trainer.precision == "bf16"
     assert "fp32, channels" not in caplog.text
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 6, 5), (4, 3, 6, 5), (2, 1, 4, 5, 6), (7, 1, 1, 1), (3, 5)])
+def test_memory_format_reaches_the_strides_that_kernels_go_by(shape):
+    """With one channel both formats are the same bytes, and ``contiguous`` would leave the strides as they are."""
+    x = torch.randn(shape)
+    last = precision.to_memory_format(x, True)
+    assert torch.equal(last, x)
+    if x.ndim > 2:
+        assert last.stride(1) == 1
+        output = nn.Conv2d(1, 8, 3)(last) if shape == (4, 1, 6, 5) else last
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        assert output.is_contiguous(memory_format=formats[x.ndim])
+    plain = precision.to_memory_format(last, False)
+    assert torch.equal(plain, x) and plain.stride() == x.stride()
+    assert precision.to_memory_format(last, True) is last, "nothing to do, nothing copied"
