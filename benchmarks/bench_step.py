@@ -72,7 +72,8 @@ def run(rounds: int, threads: list[int], tiny: bool = False) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, torch_threads(number):
         deep, shallow = write_folders(grey_images(sizes.batch * sizes.steps, sizes.side), Path(folder))
         ours = Ours(store_of(deep, Path(folder) / "store"), sizes)
-        twin = Ours(ours.store, sizes, constant=True)
+        ours.epoch()  # settles precision and memory format, which the twin takes over
+        twin = Ours(ours.store, sizes, twin_of=ours.trainer)
         loops = {"ours": ours.epoch, TWIN: twin.epoch}
         if lightly() is not None:
             loops[DOCUMENTED] = ReadmeLoop(shallow, sizes).epoch
@@ -90,7 +91,7 @@ def run(rounds: int, threads: list[int], tiny: bool = False) -> Iterator[Row]:
                     threads=number,
                     peer=name,
                     goal=GOALS[name],
-                    note=f"ours chose {ours.choice}" + (f", the twin {twin.choice}" if name == TWIN else ""),
+                    note=f"ours chose {ours.choice}",
                 )
 
 
@@ -128,21 +129,23 @@ class SimCLR(SSLMethod):
 
 
 class Ours:
-    """Our trainer, an epoch at a time; with ``constant`` on a batch and views made beforehand."""
+    """Our trainer, an epoch at a time; a twin computes as ``twin_of`` does, on a batch and views made beforehand."""
 
-    def __init__(self, store: ImageStore, sizes: Sizes, constant: bool = False) -> None:
+    def __init__(self, store: ImageStore, sizes: Sizes, twin_of: PretrainTrainer | None = None) -> None:
         torch.manual_seed(0)
         self.store, self.sizes = store, sizes
         dataset = StoreDataset(store)
         loader: Any = DataLoader(dataset, sizes.batch, sampler=EpochSampler(len(dataset)), collate_fn=PadCollate())
         views: Callable = simclr_views(sizes.view)
-        if constant:
+        options = {}
+        if twin_of is not None:
+            options = {"precision": twin_of.precision, "channels_last": twin_of.channels_last}
             batch = next(iter(loader))
             fixed = views(batch["image"], torch.Generator().manual_seed(0))
             loader, views = [batch] * sizes.steps, lambda image, generator, extent: list(fixed)
         method = SimCLR()
         optimizer = torch.optim.SGD(method.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        self.trainer = PretrainTrainer("cpu", 0, loader, method, optimizer, views)
+        self.trainer = PretrainTrainer("cpu", 0, loader, method, optimizer, views, **options)
 
     def epoch(self) -> int:
         """Train one more epoch; return the pairs of views."""
@@ -216,9 +219,9 @@ class _OfGrey:
 
 
 def _network(channels: int) -> nn.Module:
-    from torchvision.models import resnet18
-
     heads = lightly("lightly.models.modules.heads")
+    from torchvision.models import resnet18  # importable only now, see benchmarks/peers.py
+
     backbone = resnet18()
     backbone.fc = nn.Identity()
     if channels != 3:
