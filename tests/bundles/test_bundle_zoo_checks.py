@@ -105,7 +105,7 @@ def test_targets_are_full_paths_to_things_that_exist(bundle: Path):
                 continue
             module, _, name = str(value).rpartition(".")
             parents = []
-            while module and not importlib.util.find_spec(module.split(".")[0]) is None:
+            while module and importlib.util.find_spec(module.split(".")[0]) is not None:
                 try:
                     found = importlib.import_module(module)
                     break
