@@ -115,6 +115,13 @@ def test_every_room_verb_column_and_field_has_its_line():
         assert f"`{name}`" in files, name
 
 
+def test_every_variant_of_the_pretraining_has_its_line():
+    page = (DOCS / "how-to/variants.md").read_text(encoding="utf-8")
+    configs = (ROOT / "bundles/radiograph_c2l_pretraining/configs").glob("*.yaml")
+    for name in sorted(path.name for path in configs):
+        assert f"`{name}`" in page, name
+
+
 @pytest.mark.slow
 def test_the_documentation_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx")

@@ -96,7 +96,7 @@ def _cores(section: Section, device: torch.device) -> None:
     cores, threads, limit = usable_cores(), torch.get_num_threads(), cpu_limit()
     granted = "" if limit is None else f", the container is granted {limit:g}"
     section.add(
-        "cores", f"{cores} usable of the machine's {os.cpu_count()}{granted}; torch computes with {threads} threads"
+        "cores", f"{cores} usable of the machine's {os.cpu_count()}{granted}; torch computes with {threads} of them"
     )
     if threads > cores:
         section.advise(f"torch computes with more threads than cores are usable: set OMP_NUM_THREADS={cores}")

@@ -101,13 +101,10 @@ def step_section(device: torch.device, architecture: str, size: int, batch_size:
     rate = batch_size / seconds
     last = ", channels last" if choice.channels_last else ""
     section.add(
-        "views and step", f"{rate:.1f} images/s in {choice.precision}{last}; 10,000 images take {_duration(1e4 / rate)}"
+        "views and step",
+        f"{rate:.1f} images/s in {choice.precision}{last}, which precision 'auto' finds by itself; "
+        f"10,000 images take {_duration(1e4 / rate)}",
     )
-    if (choice.precision, choice.channels_last) != ("fp32", False):
-        section.advise(
-            f"{choice.precision}{last} is the fastest that is right here: keep the trainer's precision='auto' and "
-            "channels_last='auto', which find this by themselves"
-        )
     if reading_rate < 1.5 * rate:
         section.advise(
             f"one process reads {reading_rate:.0f} images/s, a step uses {rate:.0f}: read with "
