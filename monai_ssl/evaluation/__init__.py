@@ -13,6 +13,7 @@ from .classifier_card import (
 )
 from .classifier_handlers import BestClassifier, ClassifierReportWriter, PredictionWriter
 from .classifier_method import ClassifierMethod
+from .feature_writer import FeatureWriter
 from .features import extract_features
 from .fine_tuning import (
     WeightAverage,
@@ -28,6 +29,7 @@ from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
 from .report import ClassifierReport, RunFacts, classifier_report, describe_lineage, device_name, package_versions
+from .report_table import collect_reports, compare_predictions, report_table
 from .sampling import FixedLengthSampler
 from .starting_point import StartingPoint
 from .validation import ClassifierEvaluator, PreparedView, RocAreaScore
@@ -40,6 +42,7 @@ __all__ = [
     "ClassifierMethod",
     "ClassifierReport",
     "ClassifierReportWriter",
+    "FeatureWriter",
     "FixedLengthSampler",
     "LabelledStoreDataset",
     "LinearProbe",
@@ -54,6 +57,8 @@ __all__ = [
     "classification_labels",
     "classification_layer",
     "classifier_report",
+    "collect_reports",
+    "compare_predictions",
     "describe_lineage",
     "device_name",
     "extract_features",
@@ -69,6 +74,7 @@ __all__ = [
     "pretraining_summary",
     "read_classifier_card",
     "regularisation_rule",
+    "report_table",
     "save_classifier",
     "set_classification_layer",
 ]
