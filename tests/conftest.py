@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-
 # One thread: the tests' tensors are small, and threads that wait for each other make a busy machine crawl.
 torch.set_num_threads(1)
 

@@ -7,6 +7,7 @@ from monai_ssl.data.datasets import PadCollate, StoreDataset
 from monai_ssl.data.decoders import available_decoders
 from monai_ssl.data.duplicates import DuplicateReport, drop_duplicates, find_duplicates
 from monai_ssl.data.errors import UnreadableImageError
+from monai_ssl.data.examples import EXAMPLE_FINDINGS, make_example_radiographs
 from monai_ssl.data.index import build_index, describe_index
 from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, policy_from_dict
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
@@ -20,6 +21,7 @@ from monai_ssl.data.store import ImageStore
 from monai_ssl.data.subsets import label_subsets
 
 __all__ = [
+    "EXAMPLE_FINDINGS",
     "DuplicateReport",
     "EpochSampler",
     "ImageStore",
@@ -41,6 +43,7 @@ __all__ = [
     "join_labels",
     "label_subsets",
     "load_split",
+    "make_example_radiographs",
     "open_radiograph",
     "open_radiographs",
     "policy_from_dict",

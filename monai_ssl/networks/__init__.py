@@ -12,6 +12,7 @@ from .momentum import MomentumCopy
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
+from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -25,9 +26,11 @@ __all__ = [
     "MeanTokenViT",
     "MomentumCopy",
     "ResNetImageEncoder",
+    "SynchronizedBatchNorm",
     "ViTImageEncoder",
     "build_classifier",
     "build_encoder",
+    "convert_sync_batch_norm",
     "encoder_architectures",
     "gather_rows",
     "shuffle_batch_norm",
