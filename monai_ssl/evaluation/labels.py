@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +19,13 @@ from monai_ssl.data.labels import select_rows
 from monai_ssl.data.splits import assert_disjoint, assign_splits, load_split, save_split
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.subsets import label_subsets
-from monai_ssl.data.tables import nearest_name, require_columns
+from monai_ssl.data.tables import require_columns
 from monai_ssl.evaluation.fine_tuning import class_weights
+from monai_ssl.evaluation.label_columns import read_targets, settle_task
 
 __all__ = ["ClassificationLabels", "LabelledStoreDataset", "classification_labels"]
 
 logger = logging.getLogger(__name__)
-
-TASKS = ("binary", "multiclass", "multilabel")
-_SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
@@ -138,8 +135,8 @@ def classification_labels(
         label_column: one column of classes (text or numbers; findings separated by ``|`` for ``task="multilabel"``), or
             several columns of 0 and 1, one for each finding.
         task: ``"binary"``, ``"multiclass"``, ``"multilabel"``, or ``"auto"``: by the columns and the number of classes.
-        classes: names in the order of the outputs; images of other classes are left out. None: all that occur, sorted.
-            A binary question asks for the second one.
+        classes: names in the order of the outputs; images of other classes are left out (of several columns: which of
+            them). None: all that occur, sorted. A binary question asks for the second one.
         where: row filter, see :func:`monai_ssl.data.select_rows`.
         label_fraction: share of the labelled training images, 0 to 1, or their number (a whole number above 1). The
             subsets of one seed are nested, stratified and hold whole patients.
@@ -155,8 +152,6 @@ def classification_labels(
         ValueError: a column or class is missing (the nearest name is given), a value is no label, or a split lacks a
             class.
     """
-    if task not in ("auto", *TASKS):
-        raise ValueError(f"task must be auto, {', '.join(TASKS)}, got {task!r}")
     columns = [label_column] if isinstance(label_column, str) else list(label_column)
     table = store.table
     require_columns(table, columns, f"the table of {store.folder}")
@@ -164,16 +159,8 @@ def classification_labels(
     numbered = table.append_column("row_number", pa.array(np.arange(len(table))))
     kept[select_rows(numbered, where)["row_number"].to_numpy()] = True
 
-    several = len(columns) > 1 or not isinstance(label_column, str)
-    if several and task in ("binary", "multiclass"):
-        raise ValueError(f"task {task!r} takes one label column, got {len(columns)}; several columns are findings")
-    if several:
-        names, targets = _findings_of_columns(table, columns, kept)
-    elif task == "multilabel":
-        names, targets = _findings_of_text(table, columns[0], kept, classes)
-    else:
-        names, targets = _competing(table, columns[0], kept, classes)
-    task = _settle_task(task, targets.ndim == 2, names)
+    names, targets = read_targets(table, label_column, task, classes, kept)
+    task = settle_task(task, targets.ndim == 2, names)
     known = kept & ((targets >= 0).any(axis=1) if targets.ndim == 2 else targets >= 0)
     if not known.any():
         raise ValueError(f"no image has a label in {', '.join(columns)}")
@@ -207,76 +194,6 @@ def classification_labels(
     )
     logger.info("%s", labels.describe())
     return labels
-
-
-def _competing(
-    table: pa.Table, column: str, kept: np.ndarray, classes: Sequence[str] | None
-) -> tuple[list[str], np.ndarray]:
-    values = [_as_text(value, column) for value in table[column].to_pylist()]
-    present = Counter(value for value, keep in zip(values, kept, strict=True) if keep and value is not None)
-    names = _checked_classes(classes, present, f"the column {column!r}") if classes else sorted(present)
-    if len(names) < 2:
-        raise ValueError(f"the column {column!r} has {len(names)} classes ({', '.join(names)}); two or more are needed")
-    number = {name: k for k, name in enumerate(names)}
-    return names, np.array([-1 if value is None else number.get(value, -1) for value in values], dtype=np.int64)
-
-
-def _findings_of_columns(table: pa.Table, columns: list[str], kept: np.ndarray) -> tuple[list[str], np.ndarray]:
-    targets = np.full((len(table), len(columns)), -1, dtype=np.int64)
-    for k, column in enumerate(columns):
-        for row, value in enumerate(table[column].to_pylist()):
-            if value is None or not kept[row]:
-                continue
-            text = _as_text(value, column)
-            if text not in ("0", "1", "-1"):
-                raise ValueError(
-                    f"the column {column!r} holds {text[:40]!r}: columns of findings hold 1, 0, and -1 or nothing for "
-                    "unknown; a column of class names goes alone into label_column"
-                )
-            targets[row, k] = int(text)
-    return columns, targets
-
-
-def _findings_of_text(
-    table: pa.Table, column: str, kept: np.ndarray, classes: Sequence[str] | None
-) -> tuple[list[str], np.ndarray]:
-    values = [_as_text(value, column) for value in table[column].to_pylist()]
-    found = [None if value is None else {part.strip() for part in value.split(_SEPARATOR)} - {""} for value in values]
-    present = Counter(name for names, keep in zip(found, kept, strict=True) if keep and names for name in names)
-    names = _checked_classes(classes, present, f"the column {column!r}") if classes else sorted(present)
-    targets = np.array([[-1] * len(names) if f is None else [int(name in f) for name in names] for f in found])
-    return names, targets.astype(np.int64)
-
-
-def _as_text(value: Any, column: str) -> str | None:
-    if value is None or value != value:
-        return None
-    if isinstance(value, (bool, int)) or (isinstance(value, float) and value.is_integer()):
-        return str(int(value))
-    if isinstance(value, str):
-        return value.strip() or None
-    raise ValueError(f"the column {column!r} holds {value!r}; labels are text or whole numbers")
-
-
-def _checked_classes(classes: Sequence[str], present: Counter, where: str) -> list[str]:
-    names = [str(name) for name in classes]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a class is named twice: {', '.join(names)}")
-    for name in names:
-        if name not in present:
-            near = nearest_name(name, present)
-            hint = f"; did you mean {near!r}?" if near else ""
-            some = ", ".join(f"{value} ({count})" for value, count in present.most_common(12))
-            raise ValueError(f"{where} has no class {name!r}{hint} It has: {some or 'nothing'}")
-    return names
-
-
-def _settle_task(task: str, findings: bool, names: list[str]) -> str:
-    if task == "auto":
-        return "multilabel" if findings else "binary" if len(names) == 2 else "multiclass"
-    if task == "binary" and len(names) != 2:
-        raise ValueError(f"a binary task has two classes, these are {len(names)}: {', '.join(names)}; give classes")
-    return task
 
 
 def _with_canonical_labels(table: pa.Table, names: list[str], targets: np.ndarray) -> pa.Table:

@@ -54,6 +54,8 @@ def test_binary_by_numbers_and_order_of_classes(toy_store):
 def test_findings_from_columns_and_from_text(toy_store):
     by_columns = classification_labels(toy_store, ["spot_left", "spot_right"])
     assert by_columns.task == "multilabel" and by_columns.targets.shape == (len(toy_store), 2)
+    turned = classification_labels(toy_store, ["spot_left", "spot_right"], classes=["spot_right", "spot_left"])
+    assert (turned.targets == by_columns.targets[:, ::-1]).all()
     text = [{"left": "spot_left", "right": "spot_right|spot_left", "normal": ""}[v] for v in column(toy_store, "label")]
     store = ChangedStore(toy_store, findings=[value or "none" for value in text])
     by_text = classification_labels(store, "findings", task="multilabel", classes=["spot_right", "spot_left"])
@@ -136,6 +138,7 @@ def test_weights_and_strata(toy_store):
         ({"label_column": "label", "classes": ["left", "left"]}, "named twice"),
         ({"label_column": "label", "task": "binary"}, "two classes, these are 3"),
         ({"label_column": "label", "task": "ternary"}, "task must be"),
+        ({"label_column": ["spot_left", "sick"], "classes": ["spot_lef"]}, "did you mean 'spot_left'"),
         ({"label_column": ["label", "sick"]}, "columns of findings hold 1, 0"),
         ({"label_column": ["sick"], "task": "binary"}, "several columns are findings"),
         ({"label_column": "label", "where": "site=C"}, "no row is left"),
