@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Self-supervised learning on medical images, as MONAI parts and bundles.
 
-Importing this package loads nothing heavy; a room (``monai_ssl.transforms``, ``monai_ssl.losses``, ...) is imported when
-it is first asked for, so that ``import monai_ssl`` is all that a bundle's expressions need.
+Importing this package loads nothing heavy; a room (``monai_ssl.transforms``, ``monai_ssl.losses``, ...) is imported
+when it is first asked for, so that ``import monai_ssl`` is all that a bundle's expressions need.
 """
 
 from __future__ import annotations

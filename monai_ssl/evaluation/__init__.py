@@ -27,6 +27,7 @@ from .head_start import fit_head
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
 from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
+from .probe_labels import probe_labels
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
 from .report import ClassifierReport, RunFacts, classifier_report, describe_lineage, device_name, package_versions
 from .report_table import collect_reports, compare_predictions, report_table
@@ -72,6 +73,7 @@ __all__ = [
     "open_unlabelled",
     "package_versions",
     "pretraining_summary",
+    "probe_labels",
     "read_classifier_card",
     "regularisation_rule",
     "report_table",
