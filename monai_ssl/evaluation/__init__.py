@@ -25,9 +25,9 @@ from .fine_tuning import (
 )
 from .head_start import fit_head
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
+from .online_probe import online_probe, probe_labels
 from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
-from .probe_labels import probe_labels
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
 from .report import ClassifierReport, RunFacts, classifier_report, describe_lineage, device_name, package_versions
 from .report_table import collect_reports, compare_predictions, report_table
@@ -70,6 +70,7 @@ __all__ = [
     "knn_probe",
     "linear_probe",
     "load_classifier",
+    "online_probe",
     "open_unlabelled",
     "package_versions",
     "pretraining_summary",

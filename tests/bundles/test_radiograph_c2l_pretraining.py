@@ -80,8 +80,10 @@ def test_training_leaves_an_encoder_and_a_verdict(folder, tmp_path, capsys):
 
 def test_properties_of_the_workflows_are_complete(folder, tmp_path):
     train_workflow = workflow("train.yaml", **SMALL, dataset_dir=str(folder), output_dir=str(tmp_path))
+    train_workflow.initialize()
     assert not train_workflow.check_properties()
     inference = workflow("inference.json", workflow_type="inference", dataset_dir=str(folder), output_dir=str(tmp_path))
+    inference.initialize()
     assert not inference.check_properties()
 
 

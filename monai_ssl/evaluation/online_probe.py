@@ -6,10 +6,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from monai_ssl.data.store import ImageStore
-from monai_ssl.evaluation.labels import ClassificationLabels, classification_labels
+from torch.utils.data import DataLoader
 
-__all__ = ["probe_labels"]
+from monai_ssl.data.datasets import PadCollate
+from monai_ssl.data.store import ImageStore
+from monai_ssl.evaluation.labels import ClassificationLabels, LabelledStoreDataset, classification_labels
+from monai_ssl.evaluation.preprocessing import Preprocessing
+from monai_ssl.handlers import OnlineKNN
+
+__all__ = ["online_probe", "probe_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,3 +57,31 @@ def probe_labels(
     except ValueError as error:
         logger.warning("the labels in %s can't serve as a probe, training goes on without: %s", columns, error)
         return None
+
+
+def online_probe(
+    store: ImageStore,
+    labels: ClassificationLabels | None,
+    preprocessing: Preprocessing,
+    *,
+    split: str = "val",
+    every_epochs: int = 1,
+    batch_size: int = 64,
+) -> OnlineKNN | None:
+    """Build the handler that scores the images of ``split`` by their nearest neighbours while training goes on.
+
+    Args:
+        store: of the images.
+        labels: of :func:`probe_labels`; None: there is no handler.
+        preprocessing: how whole images reach the encoder.
+        split: whose images are scored.
+        every_epochs: epochs between measurements.
+        batch_size: of the feature extraction.
+    """
+    if labels is None:
+        return None
+    bank, query = (
+        DataLoader(LabelledStoreDataset(store, labels, name), batch_size=batch_size, collate_fn=PadCollate())
+        for name in ("train", split)
+    )
+    return OnlineKNN(bank, query, view=preprocessing.view(), every_epochs=every_epochs)
