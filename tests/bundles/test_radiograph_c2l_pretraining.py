@@ -57,6 +57,11 @@ def train(folder: Path | None, output: Path, *fragments: str, **overrides) -> Co
     return run
 
 
+def save_thin_encoder(output: Path) -> None:
+    fields = {"method": "C2L", "patch_size": [32, 32], "intensity": {}}
+    save_encoder(build_encoder("resnet18", **THIN), output / "encoder.safetensors", fields)
+
+
 def losses(output: Path) -> list[str]:
     with open(output / "metrics.csv", newline="") as file:
         return [row["loss"] for row in csv.DictReader(file)]
@@ -81,6 +86,7 @@ def test_training_leaves_an_encoder_and_a_verdict(folder, tmp_path, capsys):
 def test_properties_of_the_workflows_are_complete(folder, tmp_path):
     train_workflow = workflow("train.yaml", **SMALL, dataset_dir=str(folder), output_dir=str(tmp_path))
     train_workflow.initialize()
+    save_thin_encoder(tmp_path)
     assert not train_workflow.check_properties()
     inference = workflow("inference.json", workflow_type="inference", dataset_dir=str(folder), output_dir=str(tmp_path))
     inference.initialize()
@@ -149,11 +155,7 @@ def test_images_without_labels_are_enough(folder, tmp_path):
 
 
 def test_inference_writes_features(folder, tmp_path):
-    save_encoder(
-        build_encoder("resnet18", **THIN),
-        tmp_path / "encoder.safetensors",
-        {"method": "C2L", "patch_size": [32, 32], "intensity": {}},
-    )
+    save_thin_encoder(tmp_path)
     run = workflow(
         "inference.json",
         workflow_type="inference",
