@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in BENCHES[name](options.rounds, options.threads, options.tiny):
             print(row, flush=True)
             rows.append(row)
-    facts["end"] = report.moment()
-    for path in report.write(options.output, rows, facts):
+        written = report.write(options.output, rows, facts | {"end": report.moment()})  # an interruption keeps it
+    for path in written:
         print(f"wrote {path}")
 
 

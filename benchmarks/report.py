@@ -30,6 +30,7 @@ def machine() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
+        "wait_policy": os.environ["OMP_WAIT_POLICY"].lower(),
         "versions": versions,
     }
 
@@ -57,9 +58,10 @@ def markdown(rows: list[Row], facts: dict[str, Any]) -> str:
         f"`{facts['command']}`",
         "",
         f"{host['cpu']}, {host['cpus']} CPUs, Python {host['python']}; {versions}.",
-        f"{facts['rounds']} rounds, interleaved; medians (least to greatest). From {start['utc']} to {end['utc']}; "
-        f"load average {start['load_average'][0]} at the start, {end['load_average'][0]} at the end (over 15 minutes "
-        f"{start['load_average'][2]} and {end['load_average'][2]}).",
+        f"{facts['rounds']} rounds, interleaved; medians (least to greatest); OpenMP waits: {host['wait_policy']}. "
+        f"From {start['utc']} to {end['utc']}; load average {start['load_average'][0]} at the start, "
+        f"{end['load_average'][0]} at the end (over 15 minutes {start['load_average'][2]} and "
+        f"{end['load_average'][2]}).",
         *(["**Tiny sizes: this only shows that everything runs; the figures mean nothing.**"] if facts["tiny"] else []),
         "",
         _line(_COLUMNS),
