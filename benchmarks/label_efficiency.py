@@ -28,6 +28,7 @@ def cells(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     if arguments.encoder_weights:
         weights = ["--encoder_weights", str(Path(arguments.encoder_weights).resolve())]
         starts |= {"linear": ["--mode", "linear", *weights], "finetune": ["--mode", "finetune", *weights]}
+        starts["finetune"] += ["--backbone_factor", f"{arguments.backbone_factor}"]
     return [
         (f"{name}/fraction-{fraction:g}/seed-{seed}", [*start, "--label_fraction", f"{fraction}", "--seed", f"{seed}"])
         for seed, fraction, (name, start) in itertools.product(
@@ -65,6 +66,7 @@ def main() -> int:
     parser.add_argument("--image_size", type=int, default=96)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 1.0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--backbone_factor", type=float, default=0.1, help="encoder's learning rate in fine-tuning")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time; set OMP_NUM_THREADS to match")
     arguments, further = parser.parse_known_args()  # anything else is an override of the bundle
     with ThreadPoolExecutor(arguments.jobs) as pool:
