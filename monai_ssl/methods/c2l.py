@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss
+from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, nt_xent
 from monai_ssl.networks import ImageEncoder
 
 from .momentum_contrast import MomentumContrast
@@ -48,6 +48,9 @@ class C2L(MomentumContrast):
         criterion: ``"info_nce"``, or ``"nce"``: noise-contrastive estimation with a constant Z.
         num_data: images in the pool; needed by ``"nce"`` only.
         temperature: t, positive.
+        keys: who makes the keys. ``"teacher"``: the momentum teacher, without gradient (the paper). ``"student"``: the
+            student itself, with gradient; each term is then NT-Xent over both sides of the batch (SimCLR's loss), and
+            teacher and queue stand by unused. On some hundred images this learns several times faster.
         enqueue: which keys enter the queue and when. ``"per_loss"``: each term's keys right after the term, so that L2
             and L3 see this step's keys of the same images as negatives (released code). ``"end_of_step"``: the same
             keys after the step. ``"homogeneous"``: only k, after the step.
@@ -73,6 +76,7 @@ class C2L(MomentumContrast):
         criterion: Literal["info_nce", "nce"] = "info_nce",
         num_data: int | None = None,
         temperature: float = 0.07,
+        keys: Literal["teacher", "student"] = "teacher",
         enqueue: Literal["per_loss", "end_of_step", "homogeneous"] = "per_loss",
         head: str = "linear",
         embedding_dim: int = 128,
@@ -87,6 +91,10 @@ class C2L(MomentumContrast):
             raise ValueError(f"terms must be one or more of {', '.join(TERMS)}, got {list(terms)}")
         if mixup_alpha <= 0:
             raise ValueError(f"mixup_alpha must be positive, got {mixup_alpha}")
+        if keys not in ("teacher", "student"):
+            raise ValueError(f"keys must be 'teacher' or 'student', got {keys!r}")
+        if keys == "student" and criterion != "info_nce":
+            raise ValueError(f"keys of the student need the criterion 'info_nce', got {criterion!r}")
         if enqueue not in ("per_loss", "end_of_step", "homogeneous"):
             raise ValueError(f"enqueue must be 'per_loss', 'end_of_step' or 'homogeneous', got {enqueue!r}")
         super().__init__(
@@ -103,6 +111,8 @@ class C2L(MomentumContrast):
         )
         self.terms = tuple(term for term in TERMS if term in terms)
         self.mixup_alpha = mixup_alpha
+        self.keys = keys
+        self.temperature = temperature
         self.enqueue = enqueue
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -113,10 +123,9 @@ class C2L(MomentumContrast):
 
         query = self.student(x1) if "homogeneous" in self.terms else None
         mixed_query = self.student(mixed_1) if self.terms != ("homogeneous",) else None
-        if "image_mix" in self.terms:
-            key, mixed_key = self.teach(batch, x2, mixed_2)
-        else:
-            (key,), mixed_key = self.teach(batch, x2), None
+        key_views = [x2, mixed_2] if "image_mix" in self.terms else [x2]
+        made = [self.student(x) for x in key_views] if self.keys == "student" else self.teach(batch, *key_views)
+        key, mixed_key = made[0], made[-1]
         pairs = {
             "homogeneous": (query, key),
             "image_mix": (mixed_query, mixed_key),
@@ -127,7 +136,7 @@ class C2L(MomentumContrast):
         for term in self.terms:
             term_query, term_key = pairs[term]
             losses[term] = self._term(term_query, term_key)
-        if self.enqueue == "homogeneous":
+        if self.enqueue == "homogeneous" and self.keys == "teacher":
             self.enqueue_later(normalize(key.float()))
         embedding = mixed_query if query is None else query
         return {
@@ -148,6 +157,8 @@ class C2L(MomentumContrast):
 
     def _term(self, query: Tensor, key: Tensor) -> Tensor:
         """One term's loss; then its keys enter the queue, now or after the step."""
+        if self.keys == "student":
+            return nt_xent(query, key, self.temperature)
         query, key = normalize(query.float()), normalize(key.float())
         loss = self.contrast(query, key)
         if self.enqueue == "end_of_step":

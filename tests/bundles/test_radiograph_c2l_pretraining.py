@@ -97,6 +97,7 @@ def test_properties_of_the_workflows_are_complete(folder, tmp_path):
     ("fragments", "overrides"),
     [
         (["moco_v2.yaml"], {}),
+        (["student_keys.yaml"], {}),
         (["paper.yaml"], {}),
         (["densenet121.yaml"], {"network_args": {}, "image_size": 64}),
         (["vit.yaml"], {"network_args": {"img_size": [32, 32], "hidden_size": 24, "mlp_dim": 32, "num_heads": 2}}),

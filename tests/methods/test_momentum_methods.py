@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from monai_ssl.losses import nt_xent
 from monai_ssl.methods import C2L, MoCoV2, MomentumContrast
 from monai_ssl.metrics import effective_rank
 from monai_ssl.networks import build_encoder
@@ -156,6 +157,19 @@ def test_keys_of_the_batch_can_be_negatives(criterion):
     assert method.encoder.net[1].weight.grad.isfinite().all()
 
 
+def test_keys_of_the_student_have_gradient_and_use_neither_queue_nor_teacher():
+    method = make_c2l(keys="student", hidden=True)
+    batch = make_batch()
+    out = method(batch)
+    query, key = (method.student(view) for view in batch["views"])
+    assert out["homogeneous"].item() == pytest.approx(nt_xent(query, key, 0.07).item(), rel=1e-5)
+    out["loss"].backward()
+    method.after_step(0.5)
+    assert method.queue.total_enqueued == 0
+    from_keys = torch.autograd.grad(nt_xent(query.detach(), key, 0.07), method.head.weight)[0]
+    assert from_keys.abs().sum() > 0
+
+
 def test_evaluation_leaves_the_queue_alone():
     method = make_c2l().eval()
     method(make_batch())
@@ -248,6 +262,8 @@ def test_overfits_a_few_images_without_collapse_and_resumes_exactly(method_class
         ({"terms": ["mixup"]}, "terms"),
         ({"criterion": "ce"}, "criterion"),
         ({"criterion": "nce"}, "num_data"),
+        ({"keys": "both"}, "keys"),
+        ({"keys": "student", "criterion": "nce", "num_data": 9}, "info_nce"),
         ({"enqueue": "never"}, "enqueue"),
         ({"mixup_alpha": 0}, "mixup_alpha"),
         ({"head": "conv"}, "head"),
