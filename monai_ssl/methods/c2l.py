@@ -50,7 +50,7 @@ class C2L(MomentumContrast):
         temperature: t, positive.
         keys: who makes the keys. ``"teacher"``: the momentum teacher, without gradient (the paper). ``"student"``: the
             student itself, with gradient; each term is then NT-Xent over both sides of the batch (SimCLR's loss), and
-            teacher and queue stand by unused. On some hundred images this learns several times faster.
+            teacher and queue stand by unused. On pools of some thousand images this learns more, in less time.
         enqueue: which keys enter the queue and when. ``"per_loss"``: each term's keys right after the term, so that L2
             and L3 see this step's keys of the same images as negatives (released code). ``"end_of_step"``: the same
             keys after the step. ``"homogeneous"``: only k, after the step.
@@ -121,11 +121,8 @@ class C2L(MomentumContrast):
         mix, partner = self._draw_mixture(x1.shape[0], x1.device, batch.get("generator"))
         mixed_1, mixed_2 = torch.lerp(x1[partner], x1, mix), torch.lerp(x2[partner], x2, mix)
 
-        query = self.student(x1) if "homogeneous" in self.terms else None
-        mixed_query = self.student(mixed_1) if self.terms != ("homogeneous",) else None
-        key_views = [x2, mixed_2] if "image_mix" in self.terms else [x2]
-        made = [self.student(x) for x in key_views] if self.keys == "student" else self.teach(batch, *key_views)
-        key, mixed_key = made[0], made[-1]
+        embed = self._embed_by_student if self.keys == "student" else self._embed_by_both
+        query, key, mixed_query, mixed_key = embed(batch, (x1, x2), (mixed_1, mixed_2))
         pairs = {
             "homogeneous": (query, key),
             "image_mix": (mixed_query, mixed_key),
@@ -145,6 +142,37 @@ class C2L(MomentumContrast):
             "mix": mix,
             **{term: loss.detach() for term, loss in losses.items()},
         }
+
+    def after_step(self, progress: float) -> None:
+        """See :meth:`MomentumContrast.after_step`; there is nothing to do when the student makes the keys."""
+        if self.keys == "teacher":
+            super().after_step(progress)
+
+    def _embed_by_both(
+        self, batch: dict[str, Any], views: tuple[Tensor, Tensor], mixtures: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """Embed queries by the student and keys by the teacher: of the views, then of the mixtures, as needed."""
+        query = self.student(views[0]) if "homogeneous" in self.terms else None
+        mixed_query = self.student(mixtures[0]) if self.terms != ("homogeneous",) else None
+        if "image_mix" not in self.terms:
+            return query, *self.teach(batch, views[1]), mixed_query, None
+        key, mixed_key = self.teach(batch, views[1], mixtures[1])
+        return query, key, mixed_query, mixed_key
+
+    def _embed_by_student(
+        self, batch: dict[str, Any], views: tuple[Tensor, Tensor], mixtures: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Embed all by the student.
+
+        Both sides of a pair share one batch: with BatchNorm statistics of its own, each side would carry a trace that
+        the network need not look at an image for. Mixtures stay by themselves, as their contrast is lower.
+        """
+        query, key = self.student(torch.cat(views)).chunk(2)
+        if self.terms == ("homogeneous",):
+            return query, key, None, None
+        if "image_mix" not in self.terms:
+            return query, key, self.student(mixtures[0]), None
+        return query, key, *self.student(torch.cat(mixtures)).chunk(2)
 
     def _draw_mixture(
         self, size: int, device: torch.device, generator: torch.Generator | None

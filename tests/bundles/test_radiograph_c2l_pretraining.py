@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,7 +28,6 @@ SMALL = {
     "image_size": 32,
     "max_epochs": 1,
     "batch_size": 4,
-    "queue_size": 8,
     "network_args": THIN,
     "precision": "fp32",
     "channels_last": False,
@@ -96,9 +97,9 @@ def test_properties_of_the_workflows_are_complete(folder, tmp_path):
 @pytest.mark.parametrize(
     ("fragments", "overrides"),
     [
-        (["moco_v2.yaml"], {}),
-        (["student_keys.yaml"], {}),
-        (["paper.yaml"], {}),
+        (["moco_v2.yaml"], {"queue_size": 8}),
+        (["teacher_keys.yaml"], {"queue_size": 8}),
+        (["paper.yaml"], {"queue_size": 8}),
         (["densenet121.yaml"], {"network_args": {}, "image_size": 64}),
         (["vit.yaml"], {"network_args": {"img_size": [32, 32], "hidden_size": 24, "mlp_dim": 32, "num_heads": 2}}),
         (["multi_gpu_train.yaml"], {}),
@@ -209,14 +210,47 @@ def test_weights_of_another_network_are_refused(folder, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_together(folder, tmp_path):
     """torchrun with gloo on the CPU; the command of the README."""
-    files = [str(BUNDLE / "configs" / name) for name in ("train.yaml", "multi_gpu_train.yaml")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file", str(files)]
-    settings = SMALL | {"dataset_dir": str(folder), "output_dir": str(tmp_path), "max_epochs": 2}
-    for name, value in settings.items():
-        command += [f"--{name}", str(value)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = shell_command(folder, tmp_path, "train.yaml", "multi_gpu_train.yaml", launcher=launcher, max_epochs=2)
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "summary.json").is_file()
     assert len(losses(tmp_path)) == 2
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_ends_with_the_same_losses(folder, tmp_path):
+    """``kill -9`` at random moments, and each time the same command with ``--resume True``."""
+    epochs = 8
+    train(folder, tmp_path / "whole", max_epochs=epochs)
+    killed = tmp_path / "killed"
+    for earliest in (1, 3, 6):  # epochs whose checkpoint is there when the clock of the kill starts
+        command = shell_command(folder, killed, "train.yaml", max_epochs=epochs, resume=True)
+        process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while process.poll() is None and epochs_done(killed) < earliest:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+        message = process.communicate()[1].decode()
+        assert process.returncode == -9, message[-3000:]
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(killed) == losses(tmp_path / "whole")
+    assert len(losses(killed)) == epochs
+
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def shell_command(folder: Path, output: Path, *files: str, launcher: list[str] | None = None, **overrides) -> list[str]:
+    command = [sys.executable, *(launcher or []), "-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE)]
+    command += ["--config_file", str([str(BUNDLE / "configs" / name) for name in files])]
+    settings = SMALL | {"dataset_dir": str(folder), "output_dir": str(output)} | overrides
+    return command + [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def epochs_done(output: Path) -> int:
+    try:
+        return len(losses(output))
+    except FileNotFoundError:
+        return 0
