@@ -26,7 +26,7 @@ from monai_ssl.data.phantom_radiograph import POOL, render_radiograph
 EXAMPLE_FINDINGS = FINDINGS
 """The 0/1 columns of ``labels.csv``."""
 
-_CONTENT_VERSION = 2  # raise it when the pictures change, so that folders made before are remade
+_CONTENT_VERSION = 3  # raise it when the pictures change, so that folders made before are remade
 _SPLIT_PATTERN = ("train", "train", "test", "train", "val", "train", "train", "test", "train", "train")
 _OWN_NAMES = {"images", "labels.csv", "finding_boxes.json", "complete.json", ".lock"}
 

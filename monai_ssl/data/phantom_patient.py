@@ -160,12 +160,12 @@ def _nodules(rng: np.random.Generator) -> list[Lesion]:
         Lesion(
             "nodule",
             _side(rng),
-            rng.uniform(0.35, 0.85),
-            rng.uniform(0.2, 0.75),
-            rng.uniform(1.2, 2.2),
+            rng.uniform(0.25, 0.85),
+            rng.uniform(0.15, 0.8),
+            rng.uniform(1.3, 2.4),
             rng.uniform(0.85, 1.2),
         )
-        for _ in range(rng.integers(1, 4))
+        for _ in range(rng.integers(3, 9))
     ]
 
 

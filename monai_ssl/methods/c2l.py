@@ -186,7 +186,7 @@ class C2L(MomentumContrast):
     def _term(self, query: Tensor, key: Tensor) -> Tensor:
         """One term's loss; then its keys enter the queue, now or after the step."""
         if self.keys == "student":
-            return nt_xent(query, key, self.temperature)
+            return nt_xent(query, key, self.temperature, gather_distributed=True)
         query, key = normalize(query.float()), normalize(key.float())
         loss = self.contrast(query, key)
         if self.enqueue == "end_of_step":
