@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ class EpochSampler(Sampler[int]):
         rank: number of this process.
         world: number of processes.
         drop_last: drop the samples that do not fill a round of all processes, rather than repeating some.
+        groups: a number for each sample, of its patient, say: samples of one group come in pairs, one right after the
+            other, so that a batch holds the partners that :func:`monai_ssl.losses.group_nt_xent` looks for. Which two
+            form a pair changes from epoch to epoch. None: chance alone decides.
 
     Attributes:
         epoch: epoch of the next ``iter()``.
@@ -41,6 +44,7 @@ class EpochSampler(Sampler[int]):
         rank: int = 0,
         world: int = 1,
         drop_last: bool = False,
+        groups: Sequence[int] | np.ndarray | None = None,
     ):
         if seed < 0:
             raise ValueError(f"seed is {seed}; use 0 or more")
@@ -48,6 +52,9 @@ class EpochSampler(Sampler[int]):
             raise ValueError(f"length is {length} (1 or more), rank {rank} of {world} (0 to world - 1)")
         if drop_last and length < world:
             raise ValueError(f"{length} samples for {world} processes leave none each with drop_last")
+        if groups is not None and (len(groups) != length or not shuffle):
+            raise ValueError(f"groups need shuffle=True and one number for each of {length} samples, got {len(groups)}")
+        self.groups = None if groups is None else np.asarray(groups)
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
@@ -80,6 +87,7 @@ class EpochSampler(Sampler[int]):
             "length": self.length,
             "seed": self.seed,
             "shuffle": self.shuffle,
+            "paired": self.groups is not None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -88,10 +96,11 @@ class EpochSampler(Sampler[int]):
         Raises:
             ValueError: if the state belongs to other data or another order, or the position is negative.
         """
-        for name in ("length", "seed", "shuffle"):
-            if state[name] != getattr(self, name):
+        now = self.state_dict()
+        for name in ("length", "seed", "shuffle", "paired"):
+            if state[name] != now[name]:
                 raise ValueError(
-                    f"the sampler's {name} was {state[name]} and is {getattr(self, name)}: the epoch cannot go on in "
+                    f"the sampler's {name} was {state[name]} and is {now[name]}: the epoch cannot go on in "
                     "the same order; resume with the same data and seed, or start a new run"
                 )
         if state["position"] < 0:
@@ -103,4 +112,15 @@ class EpochSampler(Sampler[int]):
     def _order(self) -> np.ndarray:
         if not self.shuffle:
             return np.arange(self.length)
-        return np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(self.length)
+        return order if self.groups is None else self._paired(order, random)
+
+    def _paired(self, order: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Bring two of a group together wherever they can be; the pairs, and who is left over, stay shuffled."""
+        order = order[np.argsort(self.groups[order], kind="stable")]  # group by group, shuffled within
+        group = self.groups[order]
+        starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+        within = np.arange(self.length) - np.repeat(starts, np.diff(np.r_[starts, self.length]))
+        pair = np.cumsum(within % 2 == 0) - 1  # number of the pair (or single) that each belongs to
+        return order[np.argsort(random.permutation(pair[-1] + 1)[pair], kind="stable")]

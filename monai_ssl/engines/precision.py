@@ -143,9 +143,9 @@ class _Bench:
         self.method.load_state_dict(self.initial)
         self.method.zero_grad(set_to_none=True)
         views = [to_memory_format(view[: self.images], candidate.channels_last) for view in self.batch["views"]]
-        batch = dict(self.batch, views=views)
-        if "index" in batch:
-            batch["index"] = batch["index"][: self.images]
+        size = len(self.batch["views"][0])
+        each = {k: v[: self.images] for k, v in self.batch.items() if isinstance(v, Tensor) and v.shape[:1] == (size,)}
+        batch = self.batch | each | {"views": views}
         dtype = AUTOCAST_TYPES[candidate.precision]
         with preserved_random_state(self.device), _preserved(self.batch.get("generator")):
             self._wait()

@@ -7,6 +7,7 @@ All compute in float32 under autocast, and each module says in ``distribution`` 
 from __future__ import annotations
 
 from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
+from monai_ssl.losses.group_nt_xent import GroupNTXentLoss, group_nt_xent
 from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
@@ -14,10 +15,12 @@ from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
 __all__ = [
     "ConstantZNCELoss",
     "DistributedKind",
+    "GroupNTXentLoss",
     "InfoNCELoss",
     "NTXentLoss",
     "all_gather",
     "estimate_log_z",
+    "group_nt_xent",
     "info_nce",
     "is_distributed",
     "nce_constant_z",

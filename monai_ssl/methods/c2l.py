@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, nt_xent
+from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, group_nt_xent, nt_xent
 from monai_ssl.networks import ImageEncoder
 
 from .momentum_contrast import MomentumContrast
@@ -50,7 +50,8 @@ class C2L(MomentumContrast):
         temperature: t, positive.
         keys: who makes the keys. ``"teacher"``: the momentum teacher, without gradient (the paper). ``"student"``: the
             student itself, with gradient; each term is then NT-Xent over both sides of the batch (SimCLR's loss), and
-            teacher and queue stand by unused. On pools of some thousand images this learns more, in less time.
+            teacher and queue stand by unused. On pools of some thousand images this learns more, in less time. Only
+            here can images of one patient be positives, see :meth:`forward`.
         enqueue: which keys enter the queue and when. ``"per_loss"``: each term's keys right after the term, so that L2
             and L3 see this step's keys of the same images as negatives (released code). ``"end_of_step"``: the same
             keys after the step. ``"homogeneous"``: only k, after the step.
@@ -116,7 +117,11 @@ class C2L(MomentumContrast):
         self.enqueue = enqueue
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """See :meth:`SSLMethod.forward`; needs two views. Also returns each term by its name, and ``"mix"`` (lam)."""
+        """See :meth:`SSLMethod.forward`; needs two views. Also returns each term by its name, and ``"mix"`` (lam).
+
+        With keys of the student, images that share a number in ``batch["group_id"]`` (B,), if it is there, are positives
+        of one another; a mixture belongs to the group of its larger part.
+        """
         x1, x2 = batch["views"]
         mix, partner = self._draw_mixture(x1.shape[0], x1.device, batch.get("generator"))
         mixed_1, mixed_2 = torch.lerp(x1[partner], x1, mix), torch.lerp(x2[partner], x2, mix)
@@ -132,7 +137,7 @@ class C2L(MomentumContrast):
         losses: dict[str, Tensor] = {}
         for term in self.terms:
             term_query, term_key = pairs[term]
-            losses[term] = self._term(term_query, term_key)
+            losses[term] = self._term(term_query, term_key, batch.get("group_id"))
         if self.enqueue == "homogeneous" and self.keys == "teacher":
             self.enqueue_later(normalize(key.float()))
         embedding = mixed_query if query is None else query
@@ -183,10 +188,11 @@ class C2L(MomentumContrast):
         share = gammas[0] / gammas.sum()
         return torch.maximum(share, 1 - share), torch.randperm(size, device=device, generator=generator)
 
-    def _term(self, query: Tensor, key: Tensor) -> Tensor:
+    def _term(self, query: Tensor, key: Tensor, groups: Tensor | None) -> Tensor:
         """One term's loss; then its keys enter the queue, now or after the step."""
         if self.keys == "student":
-            return nt_xent(query, key, self.temperature, gather_distributed=True)
+            options = {"temperature": self.temperature, "gather_distributed": True}
+            return nt_xent(query, key, **options) if groups is None else group_nt_xent(query, key, groups, **options)
         query, key = normalize(query.float()), normalize(key.float())
         loss = self.contrast(query, key)
         if self.enqueue == "end_of_step":

@@ -74,7 +74,7 @@ def test_the_last_position_leaves_nothing(position):
     assert list(sampler) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("length", 9), ("seed", 1), ("shuffle", False)])
+@pytest.mark.parametrize(("name", "value"), [("length", 9), ("seed", 1), ("shuffle", False), ("paired", True)])
 def test_a_state_of_another_run_is_refused(name, value):
     sampler = EpochSampler(10, seed=0)
     with pytest.raises(ValueError, match=f"the sampler's {name} was {value}"):
@@ -102,3 +102,28 @@ def test_the_order_is_pinned():
     sampler = EpochSampler(8, seed=3)
     sampler.set_epoch(1)
     assert list(sampler) == [2, 1, 4, 0, 5, 7, 6, 3]
+
+
+def test_groups_come_in_pairs():
+    groups = [5, 5, 5, 5, 7, 8, 8, 9, 9, 9]
+    sampler = EpochSampler(10, seed=3, groups=groups)
+    pairings = set()
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(10))
+        pairs = {frozenset(p) for p in zip(order, order[1:], strict=False) if groups[p[0]] == groups[p[1]]}
+        # two pairs of group 5, one of 8, one of 9; singles may happen to lie beside their own
+        assert sum(groups[min(pair)] == 8 for pair in pairs) == 1 and len(pairs) >= 4
+        pairings.add(frozenset(pair for pair in pairs if groups[min(pair)] == 5))
+    assert len(pairings) > 1, "the pairs change from epoch to epoch"
+
+
+def test_without_company_the_groups_change_nothing_but_the_order():
+    assert sorted(EpochSampler(6, groups=range(6))) == list(range(6))
+
+
+@pytest.mark.parametrize("options", [{"groups": [1, 2]}, {"groups": [0, 0, 1], "shuffle": False}])
+def test_groups_that_do_not_fit(options):
+    with pytest.raises(ValueError, match="groups"):
+        EpochSampler(3, **options)

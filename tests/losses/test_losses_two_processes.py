@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from distributed_helper import run_processes
 
-from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, NTXentLoss, all_gather, is_distributed
+from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, NTXentLoss, all_gather, group_nt_xent, is_distributed
 
 BATCH, DIM = 6, 5
 
@@ -34,11 +34,19 @@ def spread(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return -torch.logdet(x.T @ x / len(x) + 0.1 * torch.eye(x.shape[1], dtype=x.dtype))
 
 
+def grouped(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Groups whose members are in different processes."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    groups = torch.tensor([0, 1, 2, 1, 0, 3])[first : first + len(a)]
+    return group_nt_xent(a, b, groups, 0.2, gather_distributed=True)
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
         "nt_xent": NTXentLoss(0.2),
         "nt_xent at low temperature": NTXentLoss(0.05),
+        "group_nt_xent": grouped,
         "info_nce": lambda a, b: InfoNCELoss(0.2)(a, b.detach(), queue),
         "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from monai_ssl.losses import nt_xent
+from monai_ssl.losses import group_nt_xent, nt_xent
 from monai_ssl.methods import C2L, MoCoV2, MomentumContrast
 from monai_ssl.metrics import effective_rank
 from monai_ssl.networks import build_encoder
@@ -168,6 +168,16 @@ def test_keys_of_the_student_have_gradient_and_use_neither_queue_nor_teacher():
     assert method.queue.total_enqueued == 0
     from_keys = torch.autograd.grad(nt_xent(query.detach(), key, 0.07), method.head.weight)[0]
     assert from_keys.abs().sum() > 0
+
+
+def test_images_of_one_patient_are_positives_of_one_another():
+    method = make_c2l(keys="student", terms=["homogeneous"])
+    batch = make_batch()
+    groups = torch.tensor([0, 0, 1, 2, 2, 3])
+    query, key = method.student(torch.cat(batch["views"])).chunk(2)
+    loss = method(batch | {"group_id": groups})["loss"].item()
+    assert loss == pytest.approx(group_nt_xent(query, key, groups, 0.07).item(), rel=1e-5)
+    assert loss != pytest.approx(method(batch)["loss"].item(), rel=1e-3)
 
 
 def test_evaluation_leaves_the_queue_alone():

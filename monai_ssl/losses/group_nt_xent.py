@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NT-Xent with groups: every other view of the same group, a patient say, is a positive.
+
+Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan, *Supervised Contrastive Learning*, NeurIPS 2020,
+equation 2, with groups in place of classes. That two images of one patient are positives, without any label: Azizi et
+al., *Big Self-Supervised Models Advance Medical Image Classification*, ICCV 2021, arXiv 2101.05224.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_ssl.losses.contrast import check_temperature, full_precision, log_sum_exp_of_products
+from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
+
+__all__ = ["GroupNTXentLoss", "group_nt_xent"]
+
+
+@full_precision
+def group_nt_xent(
+    view_a: Tensor,
+    view_b: Tensor,
+    groups: Tensor,
+    temperature: float | Tensor = 0.5,
+    *,
+    normalized: bool = False,
+    gather_distributed: bool = False,
+) -> Tensor:
+    r"""NT-Xent loss over the ``2B`` views of a batch in which samples of one group belong together.
+
+    For an anchor ``z`` with the other views ``P`` of its group, over all other views ``a`` of the batch:
+
+    .. math:: L(z) = -\frac{1}{|P|} \sum_{p \in P} \log \frac{e^{z \cdot p / t}}{\sum_a e^{z \cdot a / t}}
+
+    Where every sample is a group of its own this is :func:`monai_ssl.losses.nt_xent`. Computed in float32 (float64 for
+    float64 features).
+
+    Args:
+        view_a: ``(B, D)`` features of the first views.
+        view_b: ``(B, D)`` features of the second views of the same samples.
+        groups: ``(B,)`` integers; equal numbers belong together.
+        temperature: ``t``, a positive number, or a scalar tensor if it is learned.
+        normalized: the rows already have unit length and are used as they are.
+        gather_distributed: contrast with, and look for the group in, the views of all processes; the mean of the
+            processes' losses is then the loss of the whole batch, and so are the gradients.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: if shapes differ, there is only one sample (no negatives), or the temperature is not positive.
+
+    Example:
+        >>> x = torch.eye(4)
+        >>> apart, together = (group_nt_xent(x, x, torch.tensor(g)).item() for g in ([0, 1, 2, 3], [0, 0, 1, 1]))
+        >>> apart < together  # two samples of one group that look different cost something
+        True
+    """
+    check_temperature(temperature)
+    if view_a.ndim != 2 or view_a.shape != view_b.shape or groups.shape != view_a.shape[:1]:
+        raise ValueError(
+            "view_a and view_b must have one shape (B, D) and groups (B,), got "
+            f"{tuple(view_a.shape)}, {tuple(view_b.shape)} and {tuple(groups.shape)}"
+        )
+    if not normalized:
+        view_a, view_b = F.normalize(view_a, dim=1), F.normalize(view_b, dim=1)
+    anchors, codes, first = torch.cat([view_a, view_b]), groups.repeat(2), 0  # (2B, D), (2B,)
+    candidates, candidate_codes = anchors, codes
+    if gather_distributed and is_distributed():
+        candidates, candidate_codes = all_gather(anchors), all_gather(codes)  # (2N, D), (2N,), own ones from `first`
+        first = dist.get_rank() * len(anchors)
+    if len(candidates) < 4:
+        raise ValueError("NT-Xent needs at least two samples: with one there are no negatives")
+
+    def exclude_self_(logits: Tensor) -> None:
+        logits.diagonal(first).fill_(-torch.inf)
+
+    all_others = log_sum_exp_of_products(anchors / temperature, candidates, exclude_self_)
+    same = (codes[:, None] == candidate_codes[None, :]).to(anchors.dtype)  # (2B, 2N), the anchor itself included
+    positives = (same @ candidates - anchors) / (same.sum(dim=1, keepdim=True) - 1)  # (2B, D), mean over P
+    return (all_others - (anchors * positives).sum(dim=1) / temperature).mean()
+
+
+class GroupNTXentLoss(nn.Module):
+    """Module face of :func:`group_nt_xent`.
+
+    Args:
+        temperature: positive.
+        gather_distributed: use the views of all processes.
+        normalized: the rows given to ``forward`` already have unit length.
+    """
+
+    distribution: ClassVar[DistributedKind] = "gathers_negatives"
+
+    def __init__(self, temperature: float = 0.5, gather_distributed: bool = True, normalized: bool = False) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        self.temperature = temperature
+        self.gather_distributed = gather_distributed
+        self.normalized = normalized
+
+    def forward(self, view_a: Tensor, view_b: Tensor, groups: Tensor) -> Tensor:
+        """Loss of the views ``view_a`` and ``view_b`` (B, D) of samples in ``groups`` (B,)."""
+        return group_nt_xent(
+            view_a,
+            view_b,
+            groups,
+            self.temperature,
+            normalized=self.normalized,
+            gather_distributed=self.gather_distributed,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the settings in ``repr``."""
+        return (
+            f"temperature={self.temperature}, gather_distributed={self.gather_distributed}, "
+            f"normalized={self.normalized}"
+        )
