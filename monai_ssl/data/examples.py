@@ -33,7 +33,7 @@ _OWN_NAMES = {"images", "labels.csv", "finding_boxes.json", "complete.json", ".l
 
 def make_example_radiographs(
     folder: str | os.PathLike,
-    num_patients: int = 240,
+    num_patients: int = 300,
     images_per_patient: tuple[int, int] = (1, 4),
     size: int = 256,
     seed: int = 0,

@@ -20,7 +20,7 @@ from monai_ssl.engines import is_main_process
 from monai_ssl.evaluation.features import extract_features
 from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.preprocessing import Preprocessing
-from monai_ssl.evaluation.probes import linear_probe
+from monai_ssl.evaluation.probes import linear_probe, regularisation_rule
 from monai_ssl.evaluation.report import describe_lineage, device_name, package_versions
 from monai_ssl.metrics import (
     BootstrapInterval,
@@ -35,6 +35,7 @@ from monai_ssl.weights import atomic_file, open_encoder, read_manifest
 __all__ = ["pretraining_summary"]
 
 _CONFIG = "configs/train.yaml"
+_DRAWS = 10  # of few labels
 
 
 def pretraining_summary(
@@ -52,6 +53,7 @@ def pretraining_summary(
     num_workers: int = 0,
     pool_images: int = 2000,
     resamples: int = 1000,
+    few_labels: int = 32,
     downstream_bundle: str | os.PathLike = "bundles/radiograph_classification",
     next_arguments: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
@@ -59,7 +61,8 @@ def pretraining_summary(
 
     A linear probe is fitted to the frozen features of the labelled training images (standardised by the pool's
     statistics) and scored on the images of ``split``, for the encoder and for its untrained twin: the same network with
-    the weights that ``seed`` gives it. Intervals and the difference are by patient. Without labels only the effective
+    the weights that ``seed`` gives it. Intervals and the difference are by patient. Where there are enough, the same
+    is told for a tenth of the labels, drawn ten times. Without labels only the effective
     rank of the features is told, which says whether the encoder collapsed, not whether it is useful.
 
     Args:
@@ -76,6 +79,7 @@ def pretraining_summary(
         num_workers: of the loader.
         pool_images: at most so many images of the pool are used.
         resamples: of the bootstrap.
+        few_labels: least number of labels in a draw of a tenth; nothing is drawn when twice as many are not there.
         downstream_bundle: for the command that fine-tunes next.
         next_arguments: further overrides of that command; those that are None are left out.
 
@@ -116,7 +120,7 @@ def pretraining_summary(
             name: float(effective_rank(torch.from_numpy(found["pool"]), center=True))
             for name, found in features.items()
         },
-        "probe": None if labels is None else _probe(features, labels, split, seed, resamples),
+        "probe": None if labels is None else _probe(features, labels, split, seed, resamples, few_labels),
     }
     summary["verdict"] = _verdict(summary)
     summary["next_command"] = _command(weights, downstream_bundle, next_arguments or {})
@@ -160,7 +164,12 @@ def _features(
 
 
 def _probe(
-    features: dict[str, dict[str, np.ndarray]], labels: ClassificationLabels, split: str, seed: int, resamples: int
+    features: dict[str, dict[str, np.ndarray]],
+    labels: ClassificationLabels,
+    split: str,
+    seed: int,
+    resamples: int,
+    few_labels: int,
 ) -> dict[str, Any]:
     train, scored = labels.rows["train"], labels.rows[split]
     truth, groups = labels.targets[scored], labels.groups[scored]
@@ -188,7 +197,45 @@ def _probe(
         "num_scored": len(scored),
         **found,
         "difference": difference,
+        "few_labels": _few_labels(features, labels, split, seed, few_labels),
     }
+
+
+def _few_labels(
+    features: dict[str, dict[str, np.ndarray]], labels: ClassificationLabels, split: str, seed: int, fewest: int
+) -> dict[str, Any] | None:
+    """The same with a tenth of the labels, drawn by patient several times: there pretraining has most to give."""
+    train, truth = labels.rows["train"], labels.targets[labels.rows[split]]
+    count = max(fewest, len(train) // 10)
+    if 2 * count > len(train):
+        return None
+    patients, position = np.unique(labels.groups[train], return_inverse=True)
+    aucs: dict[str, list[float]] = {name: [] for name in features}
+    for draw in range(_DRAWS):
+        place = np.random.default_rng([seed, draw]).permutation(len(patients))
+        chosen = np.argsort(place[position], kind="stable")[:count]
+        if not _has_all_classes(labels.targets[train[chosen]], len(labels.class_names)):
+            continue
+        for name, x in features.items():
+            probe = linear_probe(
+                x["train"][chosen],
+                labels.targets[train[chosen]],
+                reference=x["pool"],
+                c=regularisation_rule(count),
+                num_classes=None if labels.multilabel else len(labels.class_names),
+            )
+            aucs[name].append(area_under_roc(truth, probe.probabilities(x[split])))
+    if not aucs["pretrained"]:
+        return None
+    found = {name: {"auc": float(np.mean(a)), "low": min(a), "high": max(a)} for name, a in aucs.items()}
+    ahead = sum(a > b for a, b in zip(aucs["pretrained"], aucs["untrained"], strict=True))
+    return {"num_labels": count, "draws": len(aucs["pretrained"]), "draws_ahead": ahead, **found}
+
+
+def _has_all_classes(targets: np.ndarray, count: int) -> bool:
+    if targets.ndim == 2:
+        return bool(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).all())
+    return len(np.unique(targets[targets >= 0])) == count
 
 
 def _interval(bootstrap, *arguments: Any) -> dict[str, float | None]:
@@ -219,6 +266,12 @@ def _verdict(summary: dict[str, Any]) -> str:
         return "The encoder is better than the untrained network, beyond what the choice of patients explains."
     if difference["high"] < 0:
         return "The encoder is WORSE than the untrained network: do not use it; look at the loss curve and the recipe."
+    few = summary["probe"]["few_labels"]
+    if few is not None and few["draws_ahead"] == few["draws"] >= _DRAWS // 2:
+        return (
+            f"With {few['num_labels']} labels the encoder is better than the untrained network in every draw; with all "
+            "of them the two can't be told apart."
+        )
     return "The encoder can't be told from the untrained network on these images: train longer, or label more of them."
 
 
@@ -247,6 +300,11 @@ def _text(summary: dict[str, Any], weights: Path) -> str:
             f"{_with_interval(probe['difference'], '+')} ({probe['num_labels']} labels, {probe['num_scored']} images "
             f"of {probe['split']})"
         )
+        if few := probe["few_labels"]:
+            rows["few labels"] = (
+                f"AUC {_with_interval(few['pretrained'])}, untrained {_with_interval(few['untrained'])} "
+                f"({few['num_labels']} labels, mean and range of {few['draws']} draws)"
+            )
     if summary["loss_curve"]:
         rows["loss curve"] = summary["loss_curve"]
     rows["verdict"] = summary["verdict"]

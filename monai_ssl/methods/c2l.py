@@ -119,8 +119,8 @@ class C2L(MomentumContrast):
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SSLMethod.forward`; needs two views. Also returns each term by its name, and ``"mix"`` (lam).
 
-        With keys of the student, images that share a number in ``batch["group_id"]`` (B,), if it is there, are positives
-        of one another; a mixture belongs to the group of its larger part.
+        With keys of the student, images that share a number in ``batch["group_id"]`` (B,), if it is there, are
+        positives of one another; a mixture belongs to the group of its larger part.
         """
         x1, x2 = batch["views"]
         mix, partner = self._draw_mixture(x1.shape[0], x1.device, batch.get("generator"))

@@ -87,8 +87,9 @@ def radiograph_views(
 ) -> MultiView:
     """Views that change a radiograph as poses and exposures do: larger crops than for photographs, gamma, no colour.
 
-    The defaults are the recipe of the bundle ``radiograph_c2l_pretraining``. With half the jitter and no gamma or turn a
-    network learns the images of a pool of a thousand by heart: a longer training then made its features worse. A part whose strength or probability is 0 is left out of the chain.
+    The defaults are the recipe of the bundle ``radiograph_c2l_pretraining``. With half the jitter and neither gamma nor
+    turn a network learns a pool of a thousand images by heart, and a longer training makes its features worse. A part
+    whose strength or probability is 0 is left out of the chain.
 
     Args:
         size: side(s) of the views in pixels.

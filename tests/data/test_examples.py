@@ -243,7 +243,7 @@ def test_prevalence_and_naming():
         share = np.mean([any(lesion.finding == finding for lesion in lesions) for lesions in cohort])
         assert 0.25 < share < 0.36
     assert 0.25 < np.mean([lesions == () for lesions in cohort]) < 0.35
-    assert max(sum(lesion.finding == "nodule" for lesion in lesions) for lesions in cohort) == 3
+    assert max(sum(lesion.finding == "nodule" for lesion in lesions) for lesions in cohort) == 8
     assert dominant_finding(()) == "normal"
     assert dominant_finding((Lesion("cardiomegaly"), Lesion("effusion"))) == "effusion"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -112,7 +113,7 @@ def test_groups_come_in_pairs():
         sampler.set_epoch(epoch)
         order = list(sampler)
         assert sorted(order) == list(range(10))
-        pairs = {frozenset(p) for p in zip(order, order[1:], strict=False) if groups[p[0]] == groups[p[1]]}
+        pairs = {frozenset(p) for p in itertools.pairwise(order) if groups[p[0]] == groups[p[1]]}
         # two pairs of group 5, one of 8, one of 9; singles may happen to lie beside their own
         assert sum(groups[min(pair)] == 8 for pair in pairs) == 1 and len(pairs) >= 4
         pairings.add(frozenset(pair for pair in pairs if groups[min(pair)] == 5))

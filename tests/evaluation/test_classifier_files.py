@@ -225,6 +225,19 @@ def test_summary_with_and_without_labels(toy_store, encoder_file, tmp_path, caps
         pretraining_summary(encoder_file, toy_store, rows, start.preprocessing, tmp_path, labels=labels, split="test")
 
 
+def test_summary_tells_what_few_labels_give(toy_store, encoder_file, tmp_path, capsys):
+    labels = classification_labels(toy_store, "label", splits=("train", "val"))
+    preprocessing = StartingPoint("linear", encoder_file).preprocessing
+    rows = pretraining_rows(toy_store)
+    options = {"labels": labels, "few_labels": 12}
+    found = pretraining_summary(encoder_file, toy_store, rows, preprocessing, tmp_path, **options)
+    few = found["probe"]["few_labels"]
+    assert few["num_labels"] == 12 and 1 <= few["draws"] <= 10 and 0 <= few["draws_ahead"] <= few["draws"]
+    assert few["untrained"] == {"auc": 0.5, "low": 0.5, "high": 0.5}
+    assert few["pretrained"]["low"] < few["pretrained"]["auc"] < few["pretrained"]["high"]
+    assert "12 labels, mean and range of" in capsys.readouterr().out
+
+
 def test_summary_tells_a_collapsed_encoder(toy_store, encoder_file, tmp_path):
     with safe_open(encoder_file, "pt") as file:
         metadata = file.metadata()
