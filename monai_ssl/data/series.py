@@ -17,7 +17,8 @@ The rules, in their order:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def _open_one_series(slices: list[Slice], min_slices: int, uneven: str, found: F
 
 def _open_volume(stack: Stack, split_by: dict, copies: int) -> OpenVolume:
     """Describe a stack as a volume to be read; nothing of the header but the listed facts is kept."""
+    stack = replace(stack, slices=tuple(replace(item, splits={}) for item in stack.slices))  # text ends here
     first = stack.slices[0]
     facts = {
         "kind": "dicom",
@@ -161,7 +163,7 @@ def _by_position(slices: list[Slice]) -> list[list[Slice]]:
     return groups
 
 
-def _grouped(slices: list[Slice], key) -> dict[Hashable, list[Slice]]:
+def _grouped(slices: list[Slice], key: Callable[[Slice], Hashable]) -> dict[Hashable, list[Slice]]:
     """Slices by the value of ``key``, values in rising order."""
     groups: dict[Hashable, list[Slice]] = {}
     for item in slices:
@@ -223,8 +225,8 @@ def _order(item: Slice) -> tuple:
 def _check_whole(slices: list[Slice], min_slices: int) -> None:
     """Refuse a volume of too few slices, or with one whose pixels are gone."""
     if len(slices) < min_slices:
-        count = "only 1 slice" if len(slices) == 1 else f"only {len(slices)} slices"
-        raise UnreadableImageError(f"{count}; a volume needs {min_slices}")
+        count = "1 slice" if len(slices) == 1 else f"{len(slices)} slices"
+        raise UnreadableImageError(f"only {count}; a volume needs {min_slices} of the same series")
     broken = next((item for item in slices if item.fault), None)
     if broken is not None:
         raise UnreadableImageError(f"{broken.fault}; its volume of {len(slices)} slices is not whole", broken.path)

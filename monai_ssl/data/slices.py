@@ -173,7 +173,7 @@ def _slice(data: Dataset, path: Path, frame: int, digest: bytes, facts: dict, fa
 def _refuse_other_pictures(data: Dataset) -> None:
     if header_text(data, "SOPClassUID").startswith(_SECONDARY_CAPTURE):
         raise UnreadableImageError("a secondary capture (screenshot, report page), not a slice")
-    for word in frame_values(data, 0, "ImageType"):
+    for word in (*frame_values(data, 0, "ImageType"), *_first(data, 0, *SPLIT_BY["ImageType"])):
         if word in _OTHER_IMAGE_TYPES:
             raise UnreadableImageError(_OTHER_IMAGE_TYPES[word])
     photometric = header_text(data, "PhotometricInterpretation").upper()

@@ -20,7 +20,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's patient axes t
 _AXIS_ENDS = ("LR", "PA", "IS")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """One volume in physical units, with nothing that names a patient.
 

@@ -84,6 +84,22 @@ def write_series(
     return paths
 
 
+def write_repeats(folder, each, repeats=3, **elements):
+    """Three volumes at the same positions, written slice by slice in turn."""
+    voxels = [random_voxels(seed=seed) for seed in range(repeats)]
+    paths = []
+    for repeat, stored in enumerate(voxels):
+        paths += write_series(
+            folder,
+            stored,
+            series="1.2.3.4",
+            prefix=f"{'cab'[repeat % 3]}{repeat}",
+            each=lambda number, repeat=repeat: {"InstanceNumber": number * 10 + repeat} | each(repeat, number),
+            **elements,
+        )
+    return paths, [stored.astype(np.float32) - 1000 for stored in voxels]
+
+
 def expected_affine(orientation=AXIAL, origin=ORIGIN, step_mm: float = STEP_MM) -> np.ndarray:
     """RAS affine of axes (slice, row, column), straight from the definition of ImagePositionPatient."""
     lps = np.eye(4)
