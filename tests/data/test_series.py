@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -500,6 +501,16 @@ def test_every_real_series_does_what_its_table_says(real_data, name):
 def test_every_real_series_is_in_the_list(real_data):
     folders = [*real_data.glob("dicom_zoo/series/*"), *real_data.glob("volumes_*/dicom_series/*")]
     assert {path.relative_to(real_data).as_posix() for path in folders} == set(EXPECTED)
+
+
+def test_the_document_states_what_the_series_test_expects():
+    """The table of docs/dicom_support.md and ``EXPECTED`` are the same."""
+    text = (Path(__file__).parents[2] / "docs" / "dicom_support.md").read_text(encoding="utf-8")
+    for name, (shapes, reasons) in EXPECTED.items():
+        cells = re.search(rf"^\| `{Path(name).name}` \| (.+) \| (.+) \|$", text, flags=re.MULTILINE).groups()
+        sizes = [" x ".join(map(str, shape)) for shape in shapes]
+        assert cells[0] in (", ".join(sizes) or "none", f"{len(sizes)} x {sizes[0] if sizes else ''}")
+        assert cells[1] == (", ".join(f"{reason} ({files})" for reason, files in reasons.items()) or "none")
 
 
 @pytest.mark.realdata
