@@ -103,7 +103,7 @@ def decode_nifti(image: nib.Nifti1Image, frame_rule: str | int) -> tuple[np.ndar
 def _display_axes(image: nib.Nifti1Image) -> tuple[int, int, int, tuple[bool, bool, bool]]:
     """Array axes that run across, down and through the display, and whether each is reversed."""
     oriented = int(image.header["qform_code"]) or int(image.header["sform_code"])
-    if not oriented or len(image.shape) < 3:
+    if not oriented or len(image.shape) < 3 or not np.isfinite(image.affine).all():
         return 0, 1, 2, (False, False, False)
     orientation = nib.io_orientation(image.affine)  # per array axis: patient axis (right, anterior, superior), sign
     if not np.isfinite(orientation).all():

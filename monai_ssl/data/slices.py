@@ -29,6 +29,8 @@ from monai_ssl.data.vocabulary import UNITS, known_term
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage and its multi-frame kin
 
+_FINE_MM, _FAR_MM = 1e-5, 1e5  # what no scanner resolves, and farther than any table travels: broken headers
+
 # ImageType (0008,0008), PS3.3 sections C.7.6.1.1.2, C.8.2.1.1.1 and C.8.3.1.1.1, and two words of the vendors.
 _OTHER_IMAGE_TYPES = {
     "LOCALIZER": "a localizer (scout) image",
@@ -147,10 +149,10 @@ def _slice(data: Dataset, path: Path, frame: int, digest: bytes, facts: dict, fa
     axes = _first(data, frame, "PlaneOrientationSequence.ImageOrientationPatient", "ImageOrientationPatient")
     spacing = _first(data, frame, "PixelMeasuresSequence.PixelSpacing", "PixelSpacing")
     thickness = _first(data, frame, "PixelMeasuresSequence.SliceThickness", "SliceThickness")
-    if len(position) != 3 or len(axes) != 6:
-        raise UnreadableImageError("no ImagePositionPatient or ImageOrientationPatient: its place is unknown")
-    if len(spacing) != 2 or min(spacing) <= 0:
-        raise UnreadableImageError("no PixelSpacing: its size is unknown")
+    if len(position) != 3 or len(axes) != 6 or max(map(abs, position)) > _FAR_MM:
+        raise UnreadableImageError("no usable ImagePositionPatient or ImageOrientationPatient: its place is unknown")
+    if len(spacing) != 2 or min(spacing) < _FINE_MM or max(spacing) > _FAR_MM:
+        raise UnreadableImageError("no usable PixelSpacing: its size is unknown")
     orientation = np.reshape(axes, (2, 3))
     if not np.allclose(orientation @ orientation.T, np.eye(2), atol=1e-2):  # PS3.3 section C.7.6.2.1.1
         raise UnreadableImageError("ImageOrientationPatient is not two perpendicular unit vectors")

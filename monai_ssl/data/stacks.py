@@ -164,6 +164,9 @@ def _decode_file(path: Path, frames: list[tuple[int, int]], array: np.ndarray) -
         raise UnreadableImageError("not enough memory to decode it", path) from None
     except OSError as error:
         raise UnreadableImageError(f"the file could not be read ({error.strerror or 'unknown reason'})", path) from None
+    except Exception as error:
+        # Headers are hostile: pydicom converts elements on access. The text may quote the header.
+        raise UnreadableImageError(f"unexpected {type(error).__name__} while decoding", path) from None
 
 
 def _shear(array: np.ndarray, drift: np.ndarray, axis: int, outside: float) -> tuple[np.ndarray, int]:

@@ -318,7 +318,9 @@ def test_a_localizer_of_three_planes_is_refused(tmp_path):
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "a mosaic"),
         ({"ImagePositionPatient": None}, "its place is unknown"),
+        ({"ImagePositionPatient": [0, 0, 1e30]}, "its place is unknown"),
         ({"PixelSpacing": None}, "its size is unknown"),
+        ({"PixelSpacing": [1e-30, 1]}, "its size is unknown"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "perpendicular"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "a colour image"),
     ],
@@ -363,6 +365,21 @@ def test_a_slice_with_cut_pixels_spoils_its_volume_and_is_named(tmp_path):
     (refusal,) = found.refused
     assert not found.volumes and refusal.culprit == paths[7] and len(refusal.paths) == 8
     assert "pixel data shorter than the header says" in refusal.reason and "8 slices is not whole" in refusal.reason
+
+
+def test_a_header_that_breaks_at_decoding_is_named(tmp_path):
+    paths = write_series(tmp_path, random_voxels())
+    samples_per_pixel = b"\x28\x00\x02\x00"
+    paths[4].write_bytes(paths[4].read_bytes().replace(samples_per_pixel + b"US", samples_per_pixel + b"U\xc8", 1))
+    (opened,) = open_series(paths).volumes
+    with pytest.raises(UnreadableImageError, match=r"004\.dcm: unexpected \w+ while decoding"):
+        opened.read()
+
+
+def test_a_transfer_syntax_that_is_none_spoils_the_volume(tmp_path):
+    paths = write_series(tmp_path, random_voxels())
+    paths[4].write_bytes(paths[4].read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.1\0\0\0", 1))
+    assert "the transfer syntax is not one of DICOM" in only_reason(paths)
 
 
 def test_files_that_are_no_dicom_are_listed(tmp_path):
