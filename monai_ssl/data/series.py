@@ -10,7 +10,8 @@ The rules, in their order:
 3. Where positions repeat, the series holds several volumes (or copies). The elements of ``SPLIT_BY`` are tried in their
    order; one parts the slices if it takes several values at each repeated position, and no more values than positions
    repeat. What is left is parted by order: the k-th slice of each position, by TriggerTime, AcquisitionNumber and
-   InstanceNumber, belongs to volume k. Slices with the same position and the same stored pixels are copies; one stays.
+   InstanceNumber, belongs to volume k. Slices with the same position and the same stored pixels are copies: one stays,
+   the others are refused.
 4. A stack of uneven spacing is parted by SliceThickness if each part is even.
 5. A volume with fewer than ``min_slices`` slices, or with a slice whose pixels are cut off, is refused.
 """
@@ -94,14 +95,21 @@ def _open_one_series(slices: list[Slice], min_slices: int, uneven: str, found: F
     for part, split_by in _split_by_elements(main):
         try:
             volumes = _split_by_order(part)
-            copies = len(part) - sum(map(len, volumes))
-            for rank, volume in enumerate(volumes):
-                order = {"order": rank} if len(volumes) > 1 else {}
+        except UnreadableImageError as error:
+            found.refused.append(Refusal(_files(part), error.reason))
+            continue
+        kept = {item for volume in volumes for item in volume}
+        if copies := [item for item in part if item not in kept]:
+            found.refused.append(Refusal(_files(copies), "a copy of another slice"))
+        for rank, volume in enumerate(volumes):
+            order = {"order": rank} if len(volumes) > 1 else {}
+            try:
                 _check_whole(volume, min_slices)
                 for stack, thickness in _lay_out(volume, min_slices, uneven):
-                    found.volumes.append(_open_volume(stack, split_by | order | thickness, copies))
-        except UnreadableImageError as error:
-            found.refused.append(Refusal(_files(part), error.reason, Path(error.path) if error.path else None))
+                    found.volumes.append(_open_volume(stack, split_by | order | thickness, len(copies)))
+            except UnreadableImageError as error:
+                culprit = Path(error.path) if error.path else None
+                found.refused.append(Refusal(_files(volume), error.reason, culprit))
 
 
 def _open_volume(stack: Stack, split_by: dict, copies: int) -> OpenVolume:
@@ -184,7 +192,7 @@ def _split_by_elements(slices: list[Slice], elements: tuple[str, ...] = tuple(SP
     for number, name in enumerate(elements):
         values = {item.splits[name] for item in slices}
         if len(values) <= most and all(len({item.splits[name] for item in group}) > 1 for group in repeated):
-            parts = _grouped(slices, lambda item: item.splits[name])  # noqa: B023
+            parts = _grouped(slices, lambda item, name=name: item.splits[name])
             return [
                 (part, {name: _shown(value, rank)} | more)
                 for rank, (value, members) in enumerate(parts.items())

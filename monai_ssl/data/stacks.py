@@ -84,7 +84,8 @@ def _even_places(heights: np.ndarray, uneven: str) -> tuple[np.ndarray, float]:
     places = np.concatenate([[0.0], np.cumsum(np.rint(gaps / step))])
     fitted = (heights[-1] - heights[0]) / max(places[-1], 1.0)
     off_grid = np.abs(heights - heights[0] - places * fitted).max() > _EVEN_TOLERANCE * fitted
-    if off_grid or (np.diff(places) < 1).any():
+    off_grid |= (np.diff(places) < 1).any()
+    if off_grid:
         if uneven == "refuse":
             raise UnreadableImageError(
                 f"uneven slice spacing, from {gaps.min():.2f} to {gaps.max():.2f} mm; "

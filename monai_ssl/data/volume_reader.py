@@ -57,9 +57,24 @@ def open_volumes(path: PathLike | Sequence[PathLike], *, min_slices: int = 3, un
     raise UnreadableImageError("not a volume: looked for DICOM, NIfTI, NRRD and MetaImage", path)
 
 
-def open_volume(path: PathLike | Sequence[PathLike], *, index: int | None = None, **options: Any) -> OpenVolume:
-    """Find the one volume of a path, or the one that ``index`` names; see ``open_volumes`` and ``read_volume``."""
-    found = open_volumes(path, **options)
+def open_volume(
+    path: PathLike | Sequence[PathLike], *, index: int | None = None, min_slices: int = 3, uneven: str = "refuse"
+) -> OpenVolume:
+    """Find the one volume of a path, or the one that ``index`` names, by the headers.
+
+    Args:
+        path, min_slices, uneven: see ``open_volumes``.
+        index: place in ``open_volumes(path).volumes``; None demands that there is one volume.
+
+    Returns:
+        The volume, not decoded yet. Files that are in no volume are named in a log warning, by reason and count.
+
+    Raises:
+        UnreadableImageError: if there is no volume, or several and no ``index``.
+        FileNotFoundError: if there is no such file or folder.
+        ValueError: if an argument is out of range.
+    """
+    found = open_volumes(path, min_slices=min_slices, uneven=uneven)
     shown = path if isinstance(path, (str, Path)) else Path(path[0]).parent if len(path) else None
     if not found.volumes:
         culprits = {refusal.culprit for refusal in found.refused}

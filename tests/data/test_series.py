@@ -199,9 +199,11 @@ def test_copies_of_slices_are_dropped(tmp_path):
     voxels = random_voxels()
     paths = write_series(tmp_path, voxels, series="1.2.3.4")
     paths += write_series(tmp_path, voxels[:3], series="1.2.3.4", prefix="copy", first_number=50)
-    volume = only_volume(paths)
+    found = open_series(paths)
+    volume = found.volumes[0].read()
     np.testing.assert_array_equal(volume.array, voxels.astype(np.float32) - 1000)
     assert volume.facts["copies_dropped"] == 3
+    assert [(len(refusal.paths), refusal.reason) for refusal in found.refused] == [(3, "a copy of another slice")]
 
 
 def test_a_second_different_slice_at_one_position_is_refused(tmp_path):
@@ -267,6 +269,18 @@ def test_an_incomplete_volume_leaves_the_others(tmp_path):
     found = open_series(paths)
     assert len(found.volumes) == 2 and "1 of 8 slices missing" in found.refused[0].reason
     np.testing.assert_array_equal(found.volumes[1].read().array, truth[1])
+
+
+def test_a_broken_slice_spoils_only_its_own_volume(tmp_path):
+    paths, truth = write_repeats(tmp_path, lambda repeat, number: {})
+    broken = tmp_path / "a1006.dcm"
+    broken.write_bytes(broken.read_bytes()[:-50])
+    found = open_series(paths)
+    assert [volume.facts["split_by"] for volume in found.volumes] == [{"order": 0}, {"order": 2}]
+    np.testing.assert_array_equal(found.volumes[1].read().array, truth[2])
+    (refusal,) = found.refused
+    assert refusal.culprit == broken and len(refusal.paths) == 8
+    assert not {path for volume in found.volumes for path in volume.paths} & set(refusal.paths)
 
 
 def test_elements_that_vary_over_distinct_positions_part_nothing(tmp_path):

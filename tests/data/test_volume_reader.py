@@ -372,6 +372,19 @@ def test_real_nrrd_files_with_itk_or_a_clear_message(real_data):
 
 
 @pytest.mark.realdata
+@pytest.mark.parametrize(
+    "name", ["volumes_ct/dicom_series/totalseg_example_ct", "volumes_mr/dicom_series/prostatex-0000_adc"]
+)
+def test_plain_real_series_agree_with_monais_reader(real_data, name):
+    """Axial CT and oblique MR, where pydicom's order by position is right too."""
+    orient = Orientation("RAS", labels=None)
+    ours = orient(LoadImage(reader=VolumeReader(), ensure_channel_first=True)(real_data / name))
+    theirs = orient(LoadImage(reader="PydicomReader", ensure_channel_first=True)(real_data / name))
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    np.testing.assert_allclose(ours.affine.numpy(), theirs.affine.numpy(), atol=1e-5)
+
+
+@pytest.mark.realdata
 def test_a_real_series_is_the_same_as_dicom_and_nifti(real_data, tmp_path):
     dicom = read_volume(real_data / "volumes_mr/dicom_series/prostatex-0000_adc", orientation="RAS")
     nifti = read_volume(nifti_of(dicom, tmp_path / "v.nii.gz", "LIA"), orientation="RAS")
