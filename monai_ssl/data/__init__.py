@@ -16,21 +16,29 @@ from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
 from monai_ssl.data.samplers import EpochSampler
+from monai_ssl.data.series import open_series
 from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.subsets import label_subsets
+from monai_ssl.data.volume_reader import VolumeReader, open_volume, open_volumes, read_volume
+from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 
 __all__ = [
     "EXAMPLE_FINDINGS",
     "DuplicateReport",
     "EpochSampler",
+    "FoundVolumes",
     "ImageStore",
     "IntensityPolicy",
+    "OpenVolume",
     "PadCollate",
     "RadiographIntensity",
     "RadiographReader",
+    "Refusal",
     "StoreDataset",
     "UnreadableImageError",
+    "Volume",
+    "VolumeReader",
     "assert_classes",
     "assert_disjoint",
     "assign_splits",
@@ -46,12 +54,16 @@ __all__ = [
     "make_example_radiographs",
     "open_radiograph",
     "open_radiographs",
+    "open_series",
+    "open_volume",
+    "open_volumes",
     "policy_from_dict",
     "pool_fingerprint",
     "prepare_store",
     "pretraining_rows",
     "read_labels",
     "read_radiograph",
+    "read_volume",
     "save_split",
     "select_rows",
     "split_rows",

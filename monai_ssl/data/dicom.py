@@ -33,6 +33,11 @@ _TAGS = [
     *("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    # Where a slice lies in the patient, what parts the volumes of one series, and the unit of its values.
+    *("ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "InstanceNumber"),
+    *("ImageType", "ComplexImageComponent", "DiffusionBValue", "DiffusionGradientOrientation", "EchoTime"),
+    *("TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "TriggerTime", "AcquisitionNumber"),
+    *("RescaleType", "Units"),
     *("RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor"),
     *("BluePaletteColorLookupTableDescriptor", "AlphaPaletteColorLookupTableDescriptor"),
     *("RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData"),
@@ -117,7 +122,7 @@ def refuse_non_images(data: Dataset) -> None:
 
     The Modality element is not asked: it lies too often. What decides is the pixel data and the SOP class.
     """
-    sop_class = UID(_text(data, "SOPClassUID") or _text(data.file_meta, "MediaStorageSOPClassUID"))
+    sop_class = UID(header_text(data, "SOPClassUID") or header_text(data.file_meta, "MediaStorageSOPClassUID"))
     known_class = sop_class.name if sop_class and sop_class.name != sop_class else ""
     if not any(keyword in data for keyword in PIXEL_KEYWORDS):
         if "Image Storage" in known_class or "Rows" in data:
@@ -181,6 +186,33 @@ def functional_group(data: Dataset, frame: int, sequence: str) -> Dataset | None
     return None
 
 
+def frame_values(data: Dataset, frame: int, place: str) -> tuple[float, ...] | tuple[str, ...]:
+    """Values of an element of one frame; empty if it is absent or broken.
+
+    Args:
+        data: the data set.
+        frame: index of the frame.
+        place: a keyword such as ``"EchoTime"``, or the way to it from a functional group on, joined by dots:
+            ``"MREchoSequence.EffectiveEchoTime"``.
+
+    Returns:
+        Finite floats; upper-case strings for an element of text (VR CS).
+    """
+    *sequences, keyword = place.split(".")
+    source = functional_group(data, frame, sequences[0]) if sequences else data
+    try:
+        for sequence in sequences[1:]:
+            source = (source.get(sequence) or [None])[0] if source is not None else None
+        if source is None or keyword not in source:
+            return ()
+        if source[keyword].VR == "CS":
+            value = source[keyword].value
+            return tuple(str(item).strip().upper() for item in ([value] if isinstance(value, str) else value or []))
+    except Exception:
+        return ()  # pydicom converts on access and raises whatever the broken value provokes
+    return tuple(numbers(source, keyword))
+
+
 def pixel_spacing(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """Spacing of the rows and of the columns in mm, or None; at the patient if known, else at the detector."""
     measures = functional_group(data, frame, "PixelMeasuresSequence")
@@ -196,7 +228,7 @@ def pixel_spacing(data: Dataset, frame: int = 0) -> tuple[float, float] | None:
     return None
 
 
-def _text(data: Dataset, keyword: str) -> str:
+def header_text(data: Dataset, keyword: str) -> str:
     """Value of an element as stripped text; empty if it is absent or broken."""
     try:
         return str(data.get(keyword) or "").strip().strip("\0")
@@ -205,7 +237,7 @@ def _text(data: Dataset, keyword: str) -> str:
 
 
 def _view(data: Dataset) -> str | None:
-    view = known_term(_text(data, "ViewPosition"), VIEW_POSITIONS)
+    view = known_term(header_text(data, "ViewPosition"), VIEW_POSITIONS)
     if view is not None:
         return view
     try:
@@ -226,10 +258,10 @@ def dicom_facts(data: Dataset) -> dict:
     except UnreadableImageError:
         frames = None
     return {
-        "modality": known_term(_text(data, "Modality"), MODALITIES),
-        "body_part": known_body_part(_text(data, "BodyPartExamined")),
+        "modality": known_term(header_text(data, "Modality"), MODALITIES),
+        "body_part": known_body_part(header_text(data, "BodyPartExamined")),
         "view": _view(data),
-        "photometric": known_term(_text(data, "PhotometricInterpretation"), _PHOTOMETRIC),
+        "photometric": known_term(header_text(data, "PhotometricInterpretation"), _PHOTOMETRIC),
         "transfer_syntax": syntax.name if syntax.name != syntax else "private or unknown",
         "bits_stored": integer(data, "BitsStored"),
         "rows": integer(data, "Rows"),
@@ -242,7 +274,7 @@ def dicom_facts(data: Dataset) -> dict:
 def dicom_identifiers(data: Dataset) -> dict[str, str]:
     """Raw patient, study and series identifiers. They are for hashing only and must not be stored or printed."""
     keywords = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
-    return {name: _text(data, keyword) for name, keyword in keywords.items()}
+    return {name: header_text(data, keyword) for name, keyword in keywords.items()}
 
 
 # PhotometricInterpretation (0028,0004): defined terms, DICOM PS3.3 section C.7.6.3.1.2.

@@ -65,7 +65,11 @@ def check_geometry(data: Dataset) -> None:
     allocated = integer(data, "BitsAllocated") or 0
     if allocated not in (8, 16, 32, 64):
         raise UnreadableImageError(f"{allocated} bits allocated per sample are not supported")
-    if not data.file_meta.TransferSyntaxUID.is_encapsulated:
+    try:
+        native = not data.file_meta.TransferSyntaxUID.is_encapsulated
+    except ValueError:  # pydicom: "UID is not a transfer syntax"
+        raise UnreadableImageError("the transfer syntax is not one of DICOM") from None
+    if native:
         width = 2 if samples == 3 and data.get("PhotometricInterpretation") == "YBR_FULL_422" else samples
         expected = rows * columns * width * frame_count(data) * allocated // 8
         keyword = next(keyword for keyword in PIXEL_KEYWORDS if keyword in data)

@@ -36,7 +36,7 @@ def grey_levels(pixels: np.ndarray, data: Dataset, frame: int = 0, apply_voi: bo
         UnreadableImageError: if no pixel is finite.
     """
     padding = padding_mask(pixels, data)
-    values = _modality_values(pixels, data, frame)
+    values = modality_values(pixels, data, frame)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = ~np.isfinite(values)
         padding = bad if padding is None else padding | bad
@@ -80,8 +80,12 @@ def _rescale(data: Dataset, frame: int) -> tuple[float, float]:
     return (slope if slope else 1.0), (0.0 if intercept is None else intercept)
 
 
-def _modality_values(pixels: np.ndarray, data: Dataset, frame: int) -> np.ndarray:
-    """Modality LUT (PS3.3 section C.11.1) if there is one, else RescaleSlope * value + RescaleIntercept."""
+def modality_values(pixels: np.ndarray, data: Dataset, frame: int) -> np.ndarray:
+    """Physical values of a frame: modality LUT (PS3.3 section C.11.1), else RescaleSlope * value + RescaleIntercept.
+
+    Returns:
+        float32 or float64, the shape of ``pixels``; slope and intercept are the frame's own where it has them.
+    """
     table = _lookup_table(data, "ModalityLUTSequence", pixels.dtype.kind == "i")
     if table is not None:
         return _look_up(pixels, table[0], table[1]).astype(np.float32)

@@ -15,7 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from monai_ssl.data.dicom_pixels import MAX_FRAME_BYTES, choose_frame
 from monai_ssl.data.errors import UnreadableImageError
 
-_BROKEN = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, KeyError, zlib.error)
+BROKEN_NIFTI = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, KeyError, zlib.error)
 
 
 def open_nifti(path: str | Path) -> tuple[nib.Nifti1Image, dict]:
@@ -33,7 +33,7 @@ def open_nifti(path: str | Path) -> tuple[nib.Nifti1Image, dict]:
         zooms = [abs(float(zoom)) for zoom in image.header.get_zooms()]
     except (FileNotFoundError, PermissionError):
         raise
-    except _BROKEN as error:
+    except BROKEN_NIFTI as error:
         raise UnreadableImageError("the NIfTI header is broken or cut off", path) from error
     if len(shape) < 2 or min(shape) < 1:
         raise UnreadableImageError("a NIfTI file with fewer than two axes or an empty one", path)
@@ -75,7 +75,7 @@ def decode_nifti(image: nib.Nifti1Image, frame_rule: str | int) -> tuple[np.ndar
         index[through] = image.shape[through] - 1 - frame if flips[2] else frame
     try:
         plane = np.asarray(image.dataobj[tuple(index)], dtype=np.float64)
-    except _BROKEN as error:
+    except BROKEN_NIFTI as error:
         raise UnreadableImageError("the NIfTI data is broken or cut off") from error
     plane = plane.T if across < down else plane  # (rows, columns)
     plane = plane[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1]
@@ -103,7 +103,7 @@ def decode_nifti(image: nib.Nifti1Image, frame_rule: str | int) -> tuple[np.ndar
 def _display_axes(image: nib.Nifti1Image) -> tuple[int, int, int, tuple[bool, bool, bool]]:
     """Array axes that run across, down and through the display, and whether each is reversed."""
     oriented = int(image.header["qform_code"]) or int(image.header["sform_code"])
-    if not oriented or len(image.shape) < 3:
+    if not oriented or len(image.shape) < 3 or not np.isfinite(image.affine).all():
         return 0, 1, 2, (False, False, False)
     orientation = nib.io_orientation(image.affine)  # per array axis: patient axis (right, anterior, superior), sign
     if not np.isfinite(orientation).all():
