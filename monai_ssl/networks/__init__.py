@@ -3,22 +3,31 @@
 
 from __future__ import annotations
 
+from .basic_unet import BasicUNetClassifier, BasicUNetImageEncoder
 from .densenet import DenseNetImageEncoder
+from .dynunet import DynUNetClassifier, DynUNetImageEncoder
 from .efficientnet import EfficientNetImageEncoder
+from .encoder_decoder import EncoderDecoder
 from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .momentum import MomentumCopy
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
+from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
+    "BasicUNetClassifier",
+    "BasicUNetImageEncoder",
     "BatchShuffle",
     "DenseNetImageEncoder",
+    "DynUNetClassifier",
+    "DynUNetImageEncoder",
     "EfficientNetImageEncoder",
+    "EncoderDecoder",
     "FeatureQueue",
     "ImageEncoder",
     "LinearHead",
@@ -26,6 +35,8 @@ __all__ = [
     "MeanTokenViT",
     "MomentumCopy",
     "ResNetImageEncoder",
+    "SegResNetClassifier",
+    "SegResNetImageEncoder",
     "SynchronizedBatchNorm",
     "ViTImageEncoder",
     "build_classifier",

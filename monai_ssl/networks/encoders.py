@@ -4,9 +4,11 @@
 A network class is supported by one small subclass of :class:`ImageEncoder`; ``ImageEncoder(net)`` finds it. To add
 one::
 
-    class SegResNetImageEncoder(ImageEncoder, wraps=SegResNet, names=("segresnet",)):
-        head_prefixes = ("up_layers.", "up_samples.", "conv_final.")
+    class SENetImageEncoder(ImageEncoder, wraps=nets.SENet, names=("senet154",)):
+        head_prefixes = ("last_linear.",)
         ...
+
+Networks that also decode have a base of their own, :class:`~monai_ssl.networks.EncoderDecoder`.
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ class ImageEncoder(nn.Module):
 
     head_prefixes: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the keys of ``net`` that belong to a task head, not to the encoder."""
+
+    decoder_prefixes: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the keys of ``net`` that belong to a decoder which does not depend on the task."""
 
     stem_key: ClassVar[str] = ""
     """Key of the first convolution's weight, (out, in_channels, *kernel): what changes with the input channels."""
@@ -107,12 +112,21 @@ class ImageEncoder(nn.Module):
 
     @classmethod
     def is_encoder_key(cls, key: str) -> bool:
-        """Tell whether a key of ``net.state_dict()`` belongs to the encoder (and not to its task head)."""
-        return not key.startswith(cls.head_prefixes)
+        """Tell whether a key of ``net.state_dict()`` belongs to the encoder (not to its decoder or task head)."""
+        return not key.startswith(cls.head_prefixes + cls.decoder_prefixes)
 
-    def encoder_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the weights and buffers under MONAI's own keys, without the task head."""
-        return {key: value for key, value in self.net.state_dict().items() if self.is_encoder_key(key)}
+    def encoder_state_dict(self, with_decoder: bool = False) -> dict[str, torch.Tensor]:
+        """Return the weights and buffers under MONAI's own keys, without the task head.
+
+        Args:
+            with_decoder: the decoder's too, if there is one.
+        """
+        decoder = self.decoder_prefixes if with_decoder else ()
+        return {
+            key: value
+            for key, value in self.net.state_dict().items()
+            if self.is_encoder_key(key) or (decoder and key.startswith(decoder))
+        }
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows beside the network."""
@@ -132,7 +146,8 @@ def build_encoder(architecture: str, spatial_dims: int = 2, in_channels: int = 1
         in_channels: channels of the input image.
         network_args: further arguments of the MONAI network. A ResNet's stem has ``conv1_t_stride=2`` unless given (as
             in the paper and in torchvision; MONAI's own default of 1 costs four times the time); a ViT needs
-            ``img_size``.
+            ``img_size``; a segmentation network (``"segresnet"``, ``"basicunet"``, ``"dynunet"``) keeps its decoder if
+            ``out_channels`` is given.
 
     Returns:
         The encoder, randomly initialised as MONAI does it.

@@ -37,6 +37,7 @@ class EncoderTensors:
         grid: patches along each axis that the position embeddings stand for, or None: equal along all axes.
         notes: for the report.
         lineage: training stages the tensors went through, oldest first.
+        decoder: beginnings of the keys of a decoder, which a network may do without.
     """
 
     source: str
@@ -47,6 +48,7 @@ class EncoderTensors:
     grid: Sequence[int] | None = None
     notes: list[str] = field(default_factory=list)
     lineage: tuple[dict[str, Any], ...] = ()
+    decoder: tuple[str, ...] = ()
 
 
 def transfer(
@@ -82,13 +84,13 @@ def transfer(
     report = LoadReport(
         found.source, type(net).__name__, prefix.rstrip("."), notes=list(found.notes), lineage=found.lineage
     )
-    tops = {key.partition(".")[0] for key in found.tensors}
+    theirs = _wanted_tensors(found, state, prefix, report)
+    tops = {key.partition(".")[0] for key in theirs}
     ours = {
         key.removeprefix(prefix): value
         for key, value in state.items()
         if key.startswith(prefix) and key.removeprefix(prefix).partition(".")[0] in tops
     }
-    theirs = dict(found.tensors)
     grid = patch_grid(target.network_args, target.spatial_dims) if isinstance(target, ImageEncoder) else None
     new = _adapt(theirs, ours, found, channel_policy, grid, report)
     file_bytes = _sort(theirs, ours, new, prefix, report)
@@ -129,6 +131,19 @@ def _locate(net: nn.Module, state: dict[str, torch.Tensor], found: EncoderTensor
             LoadReport(found.source, type(net).__name__),
         )
     return best
+
+
+def _wanted_tensors(
+    found: EncoderTensors, state: dict[str, torch.Tensor], prefix: str, report: LoadReport
+) -> dict[str, torch.Tensor]:
+    """Return the file's tensors, without those of a decoder if the network has none."""
+    beginnings = tuple(prefix + part for part in found.decoder)
+    if not found.decoder or any(key.startswith(beginnings) for key in state):
+        return dict(found.tensors)
+    kept = {key: value for key, value in found.tensors.items() if not key.startswith(found.decoder)}
+    if len(kept) < len(found.tensors):
+        report.notes.append(f"the file's decoder ({len(found.tensors) - len(kept)} tensors) has no place here")
+    return kept
 
 
 def _adapt(
@@ -227,6 +242,7 @@ def _refuse_poor_fit(report: LoadReport, stem: str, min_coverage: float, found: 
         problem = f"the first layer ({stem}) is not in {'the file' if stem in report.missing else 'the network'}"
     elif report.coverage < min_coverage:
         problem = f"only {report.coverage:.1%} fit, at least {min_coverage:.1%} must"
+        problem += "; with_decoder=False loads the encoder only" if found.decoder else ""
     if problem:
         message = f"the weights ({found.architecture}) were not loaded: {problem}\n{report}"
         raise WeightsMismatchError(message, report)
