@@ -144,8 +144,9 @@ class _Bench:
         self.method.zero_grad(set_to_none=True)
         views = [to_memory_format(view[: self.images], candidate.channels_last) for view in self.batch["views"]]
         batch = dict(self.batch, views=views)
-        if "index" in batch:
-            batch["index"] = batch["index"][: self.images]
+        for name in ("index", "valid"):
+            if name in batch:
+                batch[name] = batch[name][: self.images]
         dtype = AUTOCAST_TYPES[candidate.precision]
         with preserved_random_state(self.device), _preserved(self.batch.get("generator")):
             self._wait()

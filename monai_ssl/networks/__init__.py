@@ -11,6 +11,7 @@ from .encoder_decoder import EncoderDecoder
 from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
+from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .momentum import MomentumCopy
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
@@ -32,6 +33,7 @@ __all__ = [
     "ImageEncoder",
     "LinearHead",
     "MLPHead",
+    "MaskedTokenDecoder",
     "MeanTokenViT",
     "MomentumCopy",
     "ResNetImageEncoder",
@@ -45,4 +47,6 @@ __all__ = [
     "encoder_architectures",
     "gather_rows",
     "shuffle_batch_norm",
+    "sine_positions",
+    "tokens_to_image",
 ]
