@@ -18,6 +18,7 @@ from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
+from .unet import UNetClassifier, UNetImageEncoder
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "SegResNetClassifier",
     "SegResNetImageEncoder",
     "SynchronizedBatchNorm",
+    "UNetClassifier",
+    "UNetImageEncoder",
     "ViTImageEncoder",
     "build_classifier",
     "build_encoder",

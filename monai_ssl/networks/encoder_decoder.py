@@ -15,11 +15,11 @@ __all__ = ["EncoderDecoder"]
 
 
 class EncoderDecoder(ImageEncoder):
-    """An encoder whose network may also decode: base of the adapters of SegResNet, BasicUNet and DynUNet.
+    """An encoder whose network may also decode: base of the adapters of SegResNet and the U-Nets.
 
     ``build_encoder(name, ...)`` makes the network without its decoder; ``build_encoder(name, ..., out_channels=K)``
     makes MONAI's whole network, whose last layer has K channels (as many as the image's, to reconstruct it). Pooled
-    features are the mean of the last stage's map; the pyramid has one map for each stage, the first in full resolution.
+    features are the mean of the last stage's map; the pyramid has one map for each stage.
 
     Attributes:
         out_channels: channels that :meth:`decode` returns, or None without a decoder.

@@ -69,7 +69,12 @@ class ImageEncoder(nn.Module):
     def __new__(cls, net: nn.Module | None = None, *args: Any, **kwargs: Any) -> ImageEncoder:
         """Make an object of the subclass that knows the class of ``net``."""
         if cls is ImageEncoder:
-            cls = _adapter_for(net)
+            cls = ImageEncoder.adapter_of(net)
+            if cls is None:
+                known = ", ".join(sorted(base.__name__ for base in ImageEncoder._adapters))
+                raise ValueError(
+                    f"ImageEncoder knows no network of class {type(net).__name__}; it knows {known} and subclasses"
+                )
         return super().__new__(cls)
 
     def __init__(
@@ -110,6 +115,12 @@ class ImageEncoder(nn.Module):
         """Return the pyramid of feature maps (B, C_i, *spatial_i), finest first."""
         raise NotImplementedError
 
+    @staticmethod
+    def adapter_of(net: nn.Module | None) -> type[ImageEncoder] | None:
+        """Return the subclass that knows the class of ``net``, or None."""
+        known = (ImageEncoder._adapters.get(base) for base in type(net).__mro__)
+        return next((adapter for adapter in known if adapter is not None), None)
+
     @classmethod
     def is_encoder_key(cls, key: str) -> bool:
         """Tell whether a key of ``net.state_dict()`` belongs to the encoder (not to its decoder or task head)."""
@@ -146,8 +157,8 @@ def build_encoder(architecture: str, spatial_dims: int = 2, in_channels: int = 1
         in_channels: channels of the input image.
         network_args: further arguments of the MONAI network. A ResNet's stem has ``conv1_t_stride=2`` unless given (as
             in the paper and in torchvision; MONAI's own default of 1 costs four times the time); a ViT needs
-            ``img_size``; a segmentation network (``"segresnet"``, ``"basicunet"``, ``"dynunet"``) keeps its decoder if
-            ``out_channels`` is given.
+            ``img_size``; a segmentation network (``"segresnet"``, ``"unet"``, ``"basicunet"``, ``"dynunet"``) keeps its
+            decoder if ``out_channels`` is given.
 
     Returns:
         The encoder, randomly initialised as MONAI does it.
@@ -194,14 +205,6 @@ def build_classifier(
 def encoder_architectures() -> list[str]:
     """Return the names that :func:`build_encoder` and :func:`build_classifier` take."""
     return sorted(ImageEncoder._architectures)
-
-
-def _adapter_for(net: nn.Module | None) -> type[ImageEncoder]:
-    for base in type(net).__mro__:
-        if base in ImageEncoder._adapters:
-            return ImageEncoder._adapters[base]
-    known = ", ".join(sorted(base.__name__ for base in ImageEncoder._adapters))
-    raise ValueError(f"ImageEncoder knows no network of class {type(net).__name__}; it knows {known} and subclasses")
 
 
 def _resolve(architecture: str, spatial_dims: int, network_args: dict) -> tuple[type[ImageEncoder], dict[str, Any]]:

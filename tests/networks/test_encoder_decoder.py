@@ -6,17 +6,19 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks import nets
-from network_cases import DECODERS, SMALL_DYNUNET, SMALL_SEGRESNET, SMALL_UNET
+from network_cases import DECODERS, SMALL_DYNUNET, SMALL_NESTED, SMALL_SEGRESNET, SMALL_UNET
 
 from monai_ssl.networks import EncoderDecoder, ImageEncoder, build_encoder
 
 PLAIN = {
     "segresnet": lambda dims: nets.SegResNet(dims, in_channels=1, out_channels=3, **SMALL_SEGRESNET),
+    "unet": lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), **SMALL_NESTED),
     "basicunet": lambda dims: nets.BasicUNet(dims, in_channels=1, out_channels=3, **SMALL_UNET),
     "dynunet": lambda dims: nets.DynUNet(
         dims, 1, 3, kernel_size=[3] * 4, upsample_kernel_size=[2] * 3, **SMALL_DYNUNET
     ),
 }
+LAST = {"segresnet": "conv_final", "unet": "model.2", "basicunet": "final_conv", "dynunet": "output_block"}
 cases = pytest.mark.parametrize("architecture, arguments, channels, strides", DECODERS, ids=[c[0] for c in DECODERS])
 
 
@@ -64,10 +66,7 @@ def test_keys_are_those_of_plain_monai_networks(architecture, arguments, channel
         assert own == theirs and own.items() <= {k: v.shape for k, v in net.state_dict().items()}.items()
     # Encoder, decoder and the task's last layer: every parameter is one of them.
     unnamed = {id(p) for p in net.parameters()} - {id(net.get_parameter(k)) for k in own}
-    last = {id(p) for p in (net.conv_final if architecture == "segresnet" else list(net.children())[-1]).parameters()}
-    if architecture == "dynunet":
-        last = {id(p) for p in net.output_block.parameters()}
-    assert unnamed == last
+    assert unnamed == {id(p) for p in net.get_submodule(LAST[architecture]).parameters()}
 
 
 @cases

@@ -18,14 +18,20 @@ from monai_ssl.weights import (
 )
 
 SEGRESNET = {"blocks_down": [1, 1, 1], "blocks_up": [1, 1]}
+NESTED = {"channels": [4, 8, 16]}
 UNET = {"features": [4, 4, 8, 8, 16, 4]}
 DYNUNET = {"filters": [4, 8, 8, 16], "strides": [1, 2, 2, 2]}
 CASES = [
     ("segresnet", SEGRESNET, lambda dims: nets.SegResNet(dims, out_channels=3, **SEGRESNET)),
+    ("unet", NESTED, lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), num_res_units=2, **NESTED)),
+    ("unet", NESTED | {"num_res_units": 0}, lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), **NESTED)),
     ("basicunet", UNET, lambda dims: nets.BasicUNet(dims, 1, 3, **UNET)),
     ("dynunet", DYNUNET, lambda dims: nets.DynUNet(dims, 1, 3, [3] * 4, upsample_kernel_size=[2] * 3, **DYNUNET)),
 ]
-cases = pytest.mark.parametrize("architecture, arguments, plain", CASES, ids=[case[0] for case in CASES])
+LAST = {"segresnet": "conv_final", "unet": "model.2", "basicunet": "final_conv", "dynunet": "output_block"}
+cases = pytest.mark.parametrize(
+    "architecture, arguments, plain", CASES, ids=[case[0] + str(i) for i, case in enumerate(CASES)]
+)
 
 
 def image(spatial_dims: int) -> torch.Tensor:
@@ -58,7 +64,7 @@ def test_encoder_and_decoder_into_monais_network(tmp_path, architecture, argumen
     assert report.coverage == 1 and set(report.loaded) == set(encoder.encoder_state_dict(with_decoder=True))
     outputs = []  # of the last block before the task's own layer
     for each in (net, encoder.net):
-        last = each.conv_final if architecture == "segresnet" else getattr(each, _last_layer(architecture))
+        last = each.get_submodule(LAST[architecture])
         last.register_forward_pre_hook(lambda module, inputs: outputs.append(inputs[0].clone()))
         each(image(2))
     torch.testing.assert_close(*outputs)
@@ -70,10 +76,6 @@ def test_encoder_and_decoder_into_monais_network(tmp_path, architecture, argumen
     report = load_encoder(alone, path)
     assert report.coverage == 1 and "decoder" in str(report) and "has no place here" in str(report)
     torch.testing.assert_close(ImageEncoder(alone)(image(2)), encoder(image(2)))
-
-
-def _last_layer(architecture: str) -> str:
-    return {"basicunet": "final_conv", "dynunet": "output_block"}[architecture]
 
 
 @cases
@@ -107,3 +109,13 @@ def test_no_decoder_to_save(tmp_path):
     for encoder in (build_encoder("segresnet", **SEGRESNET), build_encoder("resnet10", widen_factor=0.125)):
         with pytest.raises(ValueError, match="has no decoder"):
             save_encoder(encoder, tmp_path / "encoder.safetensors", FIELDS, with_decoder=True)
+
+
+@torch.no_grad()
+def test_channel_policies_reach_a_shortcut_around_the_first_layer(tmp_path):
+    encoder = lived_in(build_encoder("unet", **NESTED))
+    net = build_encoder("unet", in_channels=2, **NESTED).eval()
+    report = load_encoder(net, saved(encoder, tmp_path), channel_policy="sum")
+    assert set(report.adapted) == {"model.0.conv.unit0.conv.weight", "model.0.residual.weight"}
+    assert report.coverage == 1
+    torch.testing.assert_close(net(image(2).expand(-1, 2, -1, -1)), encoder(image(2)))
