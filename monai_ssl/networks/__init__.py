@@ -9,6 +9,7 @@ from .dynunet import DynUNetClassifier, DynUNetImageEncoder
 from .efficientnet import EfficientNetImageEncoder
 from .encoder_decoder import EncoderDecoder
 from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
+from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
@@ -31,6 +32,8 @@ __all__ = [
     "EfficientNetImageEncoder",
     "EncoderDecoder",
     "FeatureQueue",
+    "FlexibleUNetClassifier",
+    "FlexibleUNetImageEncoder",
     "ImageEncoder",
     "LinearHead",
     "MLPHead",

@@ -85,10 +85,10 @@ class ImageEncoder(nn.Module):
         self.architecture = architecture or type(net).__name__
         self.network_args = _plain_json(network_args or {})
         self.lineage: tuple[dict[str, Any], ...] = ()
+        self.num_features = self.count_features(net)
         stem = net.get_parameter(self.stem_key)
         self.spatial_dims = stem.ndim - 2
         self.in_channels = stem.shape[1]
-        self.num_features = self.count_features(net)
 
     @staticmethod
     def count_features(net: nn.Module) -> int:
@@ -157,8 +157,8 @@ def build_encoder(architecture: str, spatial_dims: int = 2, in_channels: int = 1
         in_channels: channels of the input image.
         network_args: further arguments of the MONAI network. A ResNet's stem has ``conv1_t_stride=2`` unless given (as
             in the paper and in torchvision; MONAI's own default of 1 costs four times the time); a ViT needs
-            ``img_size``; a segmentation network (``"segresnet"``, ``"unet"``, ``"basicunet"``, ``"dynunet"``) keeps its
-            decoder if ``out_channels`` is given.
+            ``img_size``; a segmentation network (``"segresnet"``, ``"unet"``, ``"basicunet"``, ``"dynunet"``,
+            ``"flexibleunet"``) keeps its decoder if ``out_channels`` is given.
 
     Returns:
         The encoder, randomly initialised as MONAI does it.

@@ -16,14 +16,18 @@ from monai_ssl.transforms import blocks_at, expand_blocks
 from monai_ssl.weights import load_encoder, save_encoder
 
 SEGRESNET = {"blocks_down": [1, 1, 1], "blocks_up": [1, 1]}
-UNET = {"features": [4, 4, 8, 8, 16, 4]}
-DYNUNET = {"filters": [4, 8, 8], "strides": [1, 2, 2]}
+NETWORKS = {
+    "segresnet": SEGRESNET,
+    "unet": {"channels": [4, 8, 16]},
+    "basicunet": {"features": [4, 4, 8, 8, 16, 4]},
+    "dynunet": {"filters": [4, 8, 8], "strides": [1, 2, 2]},
+    "flexibleunet": {"backbone": "resnet10", "decoder_channels": [8, 8, 8, 8, 8]},
+}
 VIT = {"img_size": 16, "patch_size": 4, "hidden_size": 24, "mlp_dim": 48, "num_layers": 2, "num_heads": 2}
 
 
 def cnn(spatial_dims: int = 2, channels: int = 1, network: str = "segresnet", **options) -> MaskedAutoencoderCNN:
-    arguments = {"segresnet": SEGRESNET, "basicunet": UNET, "dynunet": DYNUNET}[network]
-    encoder = build_encoder(network, spatial_dims, channels, out_channels=channels, **arguments)
+    encoder = build_encoder(network, spatial_dims, channels, out_channels=channels, **NETWORKS[network])
     return MaskedAutoencoderCNN(encoder, **{"block_size": 4} | options)
 
 
@@ -165,7 +169,7 @@ def test_sparse_maps_stay_empty_and_are_filled_for_the_decoder():
         assert (m[hidden] == value).all() and (m[~hidden] != value).any()
 
 
-@pytest.mark.parametrize("network", ["segresnet", "basicunet", "dynunet"])
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("is_sparse", [False, True])
 def test_every_network_with_a_decoder(network, is_sparse):
     torch.manual_seed(0)

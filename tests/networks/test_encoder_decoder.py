@@ -6,19 +6,21 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks import nets
-from network_cases import DECODERS, SMALL_DYNUNET, SMALL_NESTED, SMALL_SEGRESNET, SMALL_UNET
+from network_cases import DECODERS, SMALL_DYNUNET, SMALL_FLEXIBLE, SMALL_NESTED, SMALL_SEGRESNET, SMALL_UNET
 
 from monai_ssl.networks import EncoderDecoder, ImageEncoder, build_encoder
 
 PLAIN = {
     "segresnet": lambda dims: nets.SegResNet(dims, in_channels=1, out_channels=3, **SMALL_SEGRESNET),
     "unet": lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), **SMALL_NESTED),
+    "flexibleunet": lambda dims: nets.FlexibleUNet(1, 3, spatial_dims=dims, **SMALL_FLEXIBLE),
     "basicunet": lambda dims: nets.BasicUNet(dims, in_channels=1, out_channels=3, **SMALL_UNET),
     "dynunet": lambda dims: nets.DynUNet(
         dims, 1, 3, kernel_size=[3] * 4, upsample_kernel_size=[2] * 3, **SMALL_DYNUNET
     ),
 }
 LAST = {"segresnet": "conv_final", "unet": "model.2", "basicunet": "final_conv", "dynunet": "output_block"}
+LAST["flexibleunet"] = "segmentation_head"
 cases = pytest.mark.parametrize("architecture, arguments, channels, strides", DECODERS, ids=[c[0] for c in DECODERS])
 
 
@@ -65,7 +67,8 @@ def test_keys_are_those_of_plain_monai_networks(architecture, arguments, channel
         theirs = {key: value.shape for key, value in wrapped.encoder_state_dict(with_decoder).items()}
         assert own == theirs and own.items() <= {k: v.shape for k, v in net.state_dict().items()}.items()
     # Encoder, decoder and the task's last layer: every parameter is one of them.
-    unnamed = {id(p) for p in net.parameters()} - {id(net.get_parameter(k)) for k in own}
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    unnamed = {id(p) for p in net.parameters()} - {id(p) for name, p in parameters.items() if name in own}
     assert unnamed == {id(p) for p in net.get_submodule(LAST[architecture]).parameters()}
 
 
@@ -96,3 +99,10 @@ def test_dropout_and_unequal_strides():
     assert flat.decode(flat.feature_maps(x)).shape == (2, 2, 8, 8, 8)
     deep = build_encoder("dynunet", deep_supervision=True, **SMALL_DYNUNET)
     assert not any(key.startswith("deep_supervision") for key in deep.state_dict())
+
+
+def test_flexible_unet_with_another_backbone_is_refused():
+    with pytest.raises(ValueError, match="needs a ResNet as backbone, not EfficientNetEncoder"):
+        build_encoder("flexibleunet", backbone="efficientnet-b0")
+    with pytest.raises(ValueError, match="needs a ResNet as backbone"):
+        ImageEncoder(nets.FlexibleUNet(1, 2, "efficientnet-b0"))

@@ -19,16 +19,19 @@ from monai_ssl.weights import (
 
 SEGRESNET = {"blocks_down": [1, 1, 1], "blocks_up": [1, 1]}
 NESTED = {"channels": [4, 8, 16]}
+FLEXIBLE = {"backbone": "resnet10", "decoder_channels": [8, 8, 8, 8, 8]}
 UNET = {"features": [4, 4, 8, 8, 16, 4]}
 DYNUNET = {"filters": [4, 8, 8, 16], "strides": [1, 2, 2, 2]}
 CASES = [
     ("segresnet", SEGRESNET, lambda dims: nets.SegResNet(dims, out_channels=3, **SEGRESNET)),
     ("unet", NESTED, lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), num_res_units=2, **NESTED)),
     ("unet", NESTED | {"num_res_units": 0}, lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), **NESTED)),
+    ("flexibleunet", FLEXIBLE, lambda dims: nets.FlexibleUNet(1, 3, spatial_dims=dims, **FLEXIBLE)),
     ("basicunet", UNET, lambda dims: nets.BasicUNet(dims, 1, 3, **UNET)),
     ("dynunet", DYNUNET, lambda dims: nets.DynUNet(dims, 1, 3, [3] * 4, upsample_kernel_size=[2] * 3, **DYNUNET)),
 ]
 LAST = {"segresnet": "conv_final", "unet": "model.2", "basicunet": "final_conv", "dynunet": "output_block"}
+LAST["flexibleunet"] = "segmentation_head"
 cases = pytest.mark.parametrize(
     "architecture, arguments, plain", CASES, ids=[case[0] + str(i) for i, case in enumerate(CASES)]
 )
@@ -119,3 +122,11 @@ def test_channel_policies_reach_a_shortcut_around_the_first_layer(tmp_path):
     assert set(report.adapted) == {"model.0.conv.unit0.conv.weight", "model.0.residual.weight"}
     assert report.coverage == 1
     torch.testing.assert_close(net(image(2).expand(-1, 2, -1, -1)), encoder(image(2)))
+
+
+@torch.no_grad()
+def test_the_resnet_inside_a_flexible_unet_goes_into_a_classifier(tmp_path):
+    encoder = lived_in(build_encoder("flexibleunet", out_channels=1, **FLEXIBLE))
+    classifier = build_classifier("resnet10", 3, bias_downsample=False).eval()
+    assert load_encoder(classifier, saved(ImageEncoder(encoder.net.encoder), tmp_path)).coverage == 1
+    torch.testing.assert_close(ImageEncoder(classifier)(image(2)), encoder(image(2)))
