@@ -11,6 +11,7 @@ from weight_cases import FIELDS, assert_same_state, lived_in, saved, state_of
 from monai_ssl.networks import ImageEncoder, build_classifier, build_encoder
 from monai_ssl.weights import (
     WeightsMismatchError,
+    describe_weights,
     load_encoder,
     open_encoder,
     read_manifest,
@@ -90,6 +91,8 @@ def test_open_encoder_builds_what_the_file_holds(tmp_path, architecture, argumen
     assert "decoder" not in read_manifest(tmp_path / "encoder.safetensors")["network"]
     torch.testing.assert_close(alone(image(3)), encoder(image(3)))
     save_encoder(encoder, tmp_path / "whole.safetensors", FIELDS, with_decoder=True)
+    assert "decoder included" in describe_weights(tmp_path / "whole.safetensors")
+    assert "decoder included" not in describe_weights(tmp_path / "encoder.safetensors")
     whole = open_encoder(tmp_path / "whole.safetensors").eval()
     assert whole.out_channels == 1
     for key, value in encoder.encoder_state_dict(with_decoder=True).items():
