@@ -181,6 +181,23 @@ def test_every_network_with_a_decoder(network, is_sparse):
     assert len(method.mask_tokens) == (len(method.encoder.map_channels) if is_sparse else 0)
 
 
+@pytest.mark.parametrize("make", [cnn, sparse, mae, simmim])
+def test_blocks_need_not_be_cubes(make):
+    torch.manual_seed(0)
+    side = (2, 4, 8)
+    if make in (mae, simmim):
+        encoder = build_encoder("vit", 3, **VIT | {"patch_size": [2, 4, 4]})
+        method = MAEViT(encoder, decoder_width=24, decoder_heads=2) if make is mae else SimMIM(encoder, block_size=side)
+        side = (2, 4, 4) if make is mae else side
+    else:
+        method = make(3, block_size=side)
+    out = method(make_batch(3))
+    assert torch.equal(expand_blocks(out["mask"][..., :: side[0], :: side[1], :: side[2]], side), out["mask"])
+    again = torch.where(out["mask"], 5.0, make_batch(3)["views"][0])
+    changed = method(make_batch(3) | {"views": [again]})
+    torch.testing.assert_close(changed["embedding"], out["embedding"])
+
+
 def test_mae_encodes_visible_patches_only():
     method = mae()
     seen = []
