@@ -46,6 +46,7 @@ class MAEViT(MaskedModelling):
         ValueError: the encoder is no ViT; a number is out of its range.
 
     Example:
+        >>> import torch
         >>> from monai_ssl.networks import build_encoder
         >>> encoder = build_encoder("vit", img_size=32, patch_size=8, hidden_size=24, mlp_dim=32, num_heads=2)
         >>> method = MAEViT(encoder, decoder_width=16, decoder_depth=1, decoder_heads=2)

@@ -52,6 +52,7 @@ class MaskedAutoencoderCNN(MaskedModelling):
         ValueError: the encoder has no decoder to the image's channels; a number is out of its range.
 
     Example:
+        >>> import torch
         >>> from monai_ssl.networks import build_encoder
         >>> method = MaskedAutoencoderCNN(build_encoder("segresnet", spatial_dims=2, out_channels=1))
         >>> out = method({"views": [torch.rand(2, 1, 64, 64)]})

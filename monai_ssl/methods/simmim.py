@@ -42,6 +42,7 @@ class SimMIM(MaskedModelling):
         ValueError: the encoder is no ViT; a number is out of its range.
 
     Example:
+        >>> import torch
         >>> from monai_ssl.networks import build_encoder
         >>> encoder = build_encoder("vit", img_size=64, patch_size=16, hidden_size=24, mlp_dim=32, num_heads=2)
         >>> out = SimMIM(encoder, mask_ratio=0.5)({"views": [torch.rand(2, 1, 64, 64)]})
