@@ -132,6 +132,7 @@ def toy_trainer(
     optimizer: str = "sgd",
     learning_rate: float = 0.1,
     seed: int = 0,
+    views: Callable[..., list[torch.Tensor]] = toy_views,
     **options,
 ) -> PretrainTrainer:
     set_determinism(seed)
@@ -152,7 +153,7 @@ def toy_trainer(
         loader,
         network,
         build_optimizer(network, optimizer, learning_rate, 1e-4),
-        toy_views,
+        views,
         **(defaults | options),
     )
 

@@ -48,7 +48,8 @@ class PretrainTensorBoard:
     """Log a training to TensorBoard: ``tensorboard --logdir <folder>``.
 
     Every few steps the numbers of ``engine.state.output`` (``train/...``), every few epochs a picture of the last
-    batch's views and a histogram of its embeddings, and after each epoch ``engine.state.metrics`` (``epoch/...``). No
+    batch's views (with masked modelling also of the hidden parts and the prediction) and a histogram of its embeddings,
+    and after each epoch ``engine.state.metrics`` (``epoch/...``). No
     labels, paths or numbers of images are logged; the views do show patients' images: ``images=False`` leaves them out.
 
     Args:
@@ -112,10 +113,19 @@ class PretrainTensorBoard:
             if self.images:
                 grid = view_grid(engine.state.batch["views"], self.max_images)
                 self._writer.add_image("views", grid, step, dataformats="HW")
+                self._log_reconstruction(engine, step)
             embedding = engine.state.output.get("embedding")
             if embedding is not None:
                 self._writer.add_histogram("embedding", embedding.float().cpu(), step)
         self._writer.flush()
+
+    def _log_reconstruction(self, engine: PretrainTrainer, step: int) -> None:
+        """Of masked modelling: the image, what the network saw of it, and its prediction, side by side."""
+        prediction, mask = engine.state.output.get("prediction"), engine.state.output.get("mask")
+        if isinstance(prediction, Tensor) and isinstance(mask, Tensor):
+            view = engine.state.batch["views"][0]
+            grid = view_grid([view, view * ~mask, prediction], self.max_images)
+            self._writer.add_image("reconstruction", grid, step, dataformats="HW")
 
     def _close(self) -> None:
         if self._writer is not None:

@@ -9,6 +9,11 @@ from __future__ import annotations
 from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
 from monai_ssl.losses.group_nt_xent import GroupNTXentLoss, group_nt_xent
 from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
+from monai_ssl.losses.masked_reconstruction import (
+    MaskedReconstructionLoss,
+    masked_reconstruction,
+    patch_statistics,
+)
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
 
@@ -17,12 +22,15 @@ __all__ = [
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
+    "MaskedReconstructionLoss",
     "NTXentLoss",
     "all_gather",
     "estimate_log_z",
     "group_nt_xent",
     "info_nce",
     "is_distributed",
+    "masked_reconstruction",
     "nce_constant_z",
     "nt_xent",
+    "patch_statistics",
 ]

@@ -5,7 +5,20 @@ from __future__ import annotations
 
 from .base import SSLMethod
 from .c2l import C2L
+from .mae_vit import MAEViT
+from .masked_autoencoder import MaskedAutoencoderCNN
+from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
 from .momentum_contrast import MomentumContrast
+from .simmim import SimMIM
 
-__all__ = ["C2L", "MoCoV2", "MomentumContrast", "SSLMethod"]
+__all__ = [
+    "C2L",
+    "MAEViT",
+    "MaskedAutoencoderCNN",
+    "MaskedModelling",
+    "MoCoV2",
+    "MomentumContrast",
+    "SSLMethod",
+    "SimMIM",
+]

@@ -38,7 +38,7 @@ class SSLMethod(nn.Module, ABC):
 
         Returns:
             ``"loss"``: scalar with gradient; ``"embedding"``: (B, D) unit vectors without gradient, for monitors; other
-            entries are scalars without gradient, to be logged under their names.
+            entries have no gradient: scalars are logged under their names, larger tensors can be looked at.
         """
 
     def after_step(self, progress: float) -> None:

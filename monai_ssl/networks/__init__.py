@@ -3,30 +3,49 @@
 
 from __future__ import annotations
 
+from .basic_unet import BasicUNetClassifier, BasicUNetImageEncoder
 from .densenet import DenseNetImageEncoder
+from .dynunet import DynUNetClassifier, DynUNetImageEncoder
 from .efficientnet import EfficientNetImageEncoder
+from .encoder_decoder import EncoderDecoder
 from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
+from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
+from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .momentum import MomentumCopy
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
+from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
+from .unet import UNetClassifier, UNetImageEncoder
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
+    "BasicUNetClassifier",
+    "BasicUNetImageEncoder",
     "BatchShuffle",
     "DenseNetImageEncoder",
+    "DynUNetClassifier",
+    "DynUNetImageEncoder",
     "EfficientNetImageEncoder",
+    "EncoderDecoder",
     "FeatureQueue",
+    "FlexibleUNetClassifier",
+    "FlexibleUNetImageEncoder",
     "ImageEncoder",
     "LinearHead",
     "MLPHead",
+    "MaskedTokenDecoder",
     "MeanTokenViT",
     "MomentumCopy",
     "ResNetImageEncoder",
+    "SegResNetClassifier",
+    "SegResNetImageEncoder",
     "SynchronizedBatchNorm",
+    "UNetClassifier",
+    "UNetImageEncoder",
     "ViTImageEncoder",
     "build_classifier",
     "build_encoder",
@@ -34,4 +53,6 @@ __all__ = [
     "encoder_architectures",
     "gather_rows",
     "shuffle_batch_norm",
+    "sine_positions",
+    "tokens_to_image",
 ]

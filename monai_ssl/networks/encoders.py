@@ -4,9 +4,11 @@
 A network class is supported by one small subclass of :class:`ImageEncoder`; ``ImageEncoder(net)`` finds it. To add
 one::
 
-    class SegResNetImageEncoder(ImageEncoder, wraps=SegResNet, names=("segresnet",)):
-        head_prefixes = ("up_layers.", "up_samples.", "conv_final.")
+    class SENetImageEncoder(ImageEncoder, wraps=nets.SENet, names=("senet154",)):
+        head_prefixes = ("last_linear.",)
         ...
+
+Networks that also decode have a base of their own, :class:`~monai_ssl.networks.EncoderDecoder`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ class ImageEncoder(nn.Module):
     head_prefixes: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the keys of ``net`` that belong to a task head, not to the encoder."""
 
+    decoder_prefixes: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the keys of ``net`` that belong to a decoder which does not depend on the task."""
+
     stem_key: ClassVar[str] = ""
     """Key of the first convolution's weight, (out, in_channels, *kernel): what changes with the input channels."""
 
@@ -64,7 +69,12 @@ class ImageEncoder(nn.Module):
     def __new__(cls, net: nn.Module | None = None, *args: Any, **kwargs: Any) -> ImageEncoder:
         """Make an object of the subclass that knows the class of ``net``."""
         if cls is ImageEncoder:
-            cls = _adapter_for(net)
+            cls = ImageEncoder.adapter_of(net)
+            if cls is None:
+                known = ", ".join(sorted(base.__name__ for base in ImageEncoder._adapters))
+                raise ValueError(
+                    f"ImageEncoder knows no network of class {type(net).__name__}; it knows {known} and subclasses"
+                )
         return super().__new__(cls)
 
     def __init__(
@@ -75,10 +85,10 @@ class ImageEncoder(nn.Module):
         self.architecture = architecture or type(net).__name__
         self.network_args = _plain_json(network_args or {})
         self.lineage: tuple[dict[str, Any], ...] = ()
+        self.num_features = self.count_features(net)
         stem = net.get_parameter(self.stem_key)
         self.spatial_dims = stem.ndim - 2
         self.in_channels = stem.shape[1]
-        self.num_features = self.count_features(net)
 
     @staticmethod
     def count_features(net: nn.Module) -> int:
@@ -105,14 +115,29 @@ class ImageEncoder(nn.Module):
         """Return the pyramid of feature maps (B, C_i, *spatial_i), finest first."""
         raise NotImplementedError
 
+    @staticmethod
+    def adapter_of(net: nn.Module | None) -> type[ImageEncoder] | None:
+        """Return the subclass that knows the class of ``net``, or None."""
+        known = (ImageEncoder._adapters.get(base) for base in type(net).__mro__)
+        return next((adapter for adapter in known if adapter is not None), None)
+
     @classmethod
     def is_encoder_key(cls, key: str) -> bool:
-        """Tell whether a key of ``net.state_dict()`` belongs to the encoder (and not to its task head)."""
-        return not key.startswith(cls.head_prefixes)
+        """Tell whether a key of ``net.state_dict()`` belongs to the encoder (not to its decoder or task head)."""
+        return not key.startswith(cls.head_prefixes + cls.decoder_prefixes)
 
-    def encoder_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the weights and buffers under MONAI's own keys, without the task head."""
-        return {key: value for key, value in self.net.state_dict().items() if self.is_encoder_key(key)}
+    def encoder_state_dict(self, with_decoder: bool = False) -> dict[str, torch.Tensor]:
+        """Return the weights and buffers under MONAI's own keys, without the task head.
+
+        Args:
+            with_decoder: the decoder's too, if there is one.
+        """
+        decoder = self.decoder_prefixes if with_decoder else ()
+        return {
+            key: value
+            for key, value in self.net.state_dict().items()
+            if self.is_encoder_key(key) or (decoder and key.startswith(decoder))
+        }
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows beside the network."""
@@ -132,7 +157,8 @@ def build_encoder(architecture: str, spatial_dims: int = 2, in_channels: int = 1
         in_channels: channels of the input image.
         network_args: further arguments of the MONAI network. A ResNet's stem has ``conv1_t_stride=2`` unless given (as
             in the paper and in torchvision; MONAI's own default of 1 costs four times the time); a ViT needs
-            ``img_size``.
+            ``img_size``; a segmentation network (``"segresnet"``, ``"unet"``, ``"basicunet"``, ``"dynunet"``,
+            ``"flexibleunet"``) keeps its decoder if ``out_channels`` is given.
 
     Returns:
         The encoder, randomly initialised as MONAI does it.
@@ -179,14 +205,6 @@ def build_classifier(
 def encoder_architectures() -> list[str]:
     """Return the names that :func:`build_encoder` and :func:`build_classifier` take."""
     return sorted(ImageEncoder._architectures)
-
-
-def _adapter_for(net: nn.Module | None) -> type[ImageEncoder]:
-    for base in type(net).__mro__:
-        if base in ImageEncoder._adapters:
-            return ImageEncoder._adapters[base]
-    known = ", ".join(sorted(base.__name__ for base in ImageEncoder._adapters))
-    raise ValueError(f"ImageEncoder knows no network of class {type(net).__name__}; it knows {known} and subclasses")
 
 
 def _resolve(architecture: str, spatial_dims: int, network_args: dict) -> tuple[type[ImageEncoder], dict[str, Any]]:

@@ -47,6 +47,9 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
 
     ``build_encoder("vit", img_size=...)`` has MONAI's ViT-B sizes and ``patch_size=16`` unless given. ImageNet weights
     need ``qkv_bias=True`` to be complete.
+
+    Attributes:
+        patch_size: sides of a patch in voxels.
     """
 
     head_prefixes = ("classification_head.",)
@@ -60,6 +63,7 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
                 f"a ViT encoder needs proj_type='conv', this network has {net.patch_embedding.proj_type!r}"
             )
         super().__init__(net, architecture, network_args)
+        self.patch_size = tuple(net.patch_embedding.patch_embeddings.kernel_size)
 
     @staticmethod
     def count_features(net: nn.Module) -> int:
@@ -87,16 +91,35 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the pooled features (B, F) of images (B, C, *spatial)."""
-        x = self._embed(x)
+        return self.encode_tokens(self.patch_tokens(x) + self.positions()).mean(1)
+
+    def patch_tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """Return one token (B, tokens, F) for each patch of images (B, C, *spatial), without its position.
+
+        Raises:
+            ValueError: the images are of another size than the ViT was built for.
+        """
+        x = self.net.patch_embedding.patch_embeddings(x).flatten(2).transpose(1, 2)  # (B, F, *grid) -> (B, tokens, F)
+        positions = self.positions().shape[1]
+        if x.shape[1] != positions:
+            raise ValueError(f"the images make {x.shape[1]} patches, but this ViT was built (img_size) for {positions}")
+        return x
+
+    def positions(self) -> torch.Tensor:
+        """Return the position embeddings (1, tokens, F)."""
+        return self.net.patch_embedding.position_embeddings
+
+    def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the normalised last states (B, tokens, F) of tokens with positions, which may be some of an image."""
+        x = self._start(tokens)
         for block in self.net.blocks:
             x = block(x)
-        return self._patches(self.net.norm(x)).mean(1)
+        return self._patches(self.net.norm(x))
 
     def feature_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return four maps (B, F, *grid), where grid is the image size divided by the patch size."""
-        patch = self.net.patch_embedding.patch_embeddings.kernel_size
-        grid = [size // step for size, step in zip(x.shape[2:], patch, strict=True)]
-        states = [self._embed(x)]  # states[i]: the tokens after i blocks
+        grid = [size // step for size, step in zip(x.shape[2:], self.patch_size, strict=True)]
+        states = [self._start(self.patch_tokens(x) + self.positions())]  # states[i]: the tokens after i blocks
         for block in self.net.blocks:
             states.append(block(states[-1]))
         depth = len(self.net.blocks)
@@ -104,13 +127,8 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
         # (B, tokens, F) -> (B, F, tokens) -> (B, F, *grid)
         return [self._patches(level).transpose(1, 2).unflatten(2, grid) for level in levels]
 
-    def _embed(self, x: torch.Tensor) -> torch.Tensor:
-        embedding = self.net.patch_embedding
-        x = embedding.patch_embeddings(x).flatten(2).transpose(1, 2)  # (B, F, *grid) -> (B, tokens, F)
-        positions = embedding.position_embeddings.shape[1]
-        if x.shape[1] != positions:
-            raise ValueError(f"the images make {x.shape[1]} patches, but this ViT was built (img_size) for {positions}")
-        x = embedding.dropout(x + embedding.position_embeddings)
+    def _start(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.net.patch_embedding.dropout(tokens)
         if hasattr(self.net, "cls_token"):
             x = torch.cat((self.net.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         return x

@@ -7,6 +7,14 @@ The batched form is the only implementation; :mod:`monai_ssl.transforms.faces` m
 from __future__ import annotations
 
 from monai_ssl.transforms.base import BatchTransform, Params
+from monai_ssl.transforms.block_mask import (
+    block_grid,
+    blocks_at,
+    blocks_with,
+    count_masked,
+    draw_block_mask,
+    expand_blocks,
+)
 from monai_ssl.transforms.blur import RandomGaussianBlur
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
@@ -36,8 +44,14 @@ __all__ = [
     "RandomGaussianNoise",
     "RandomResample",
     "ViewChain",
+    "block_grid",
+    "blocks_at",
+    "blocks_with",
     "c2l_views",
+    "count_masked",
+    "draw_block_mask",
     "evaluation_view",
+    "expand_blocks",
     "moco_v2_views",
     "radiograph_views",
 ]

@@ -42,7 +42,8 @@ def _describe_encoder(path: Path, manifest: dict[str, Any]) -> str:
         "input": f"{network['spatial_dims']}D, {network['in_channels']} channel(s)",
         "first layer": f"{stem['key']}, kernel {_size(stem['kernel'])}, stride {_size(stem['stride'])}",
         "features": f"{network['num_features']} (pooled)",
-        "tensors": f"{len(shapes)} with {sum(map(math.prod, shapes)):,} values, under MONAI's own names",
+        "tensors": f"{len(shapes)} with {sum(map(math.prod, shapes)):,} values, under MONAI's own names"
+        + (", decoder included" if network.get("decoder") else ""),
         "arguments": _value(network["arguments"]),
         "method": f"{manifest['method']} {_value(manifest['method_args']) if manifest['method_args'] else ''}".rstrip(),
         "after": " -> ".join(str(stage.get("method")) for stage in manifest["lineage"] or ())

@@ -20,26 +20,33 @@ from .report import LoadReport
 __all__ = ["load_encoder", "open_encoder", "read_manifest", "save_encoder"]
 
 _HEADER_KEY = "monai_ssl"
-_COMPARED_ELSEWHERE = {"img_size", "conv1_t_stride", "shortcut_type", "bias_downsample", "qkv_bias"}
+_COMPARED_ELSEWHERE = {"img_size", "conv1_t_stride", "shortcut_type", "bias_downsample", "qkv_bias", "out_channels"}
 
 
-def save_encoder(encoder: ImageEncoder, path: str | os.PathLike, manifest: dict[str, Any]) -> dict[str, Any]:
+def save_encoder(
+    encoder: ImageEncoder, path: str | os.PathLike, manifest: dict[str, Any], with_decoder: bool = False
+) -> dict[str, Any]:
     """Write an encoder's weights under MONAI's keys, without task head, with the manifest in the header.
 
     Args:
         encoder: what to save.
         path: usually ``encoder.safetensors``; replaced only when the new file is complete.
         manifest: fields for :func:`monai_ssl.weights.build_manifest`, at least ``method``.
+        with_decoder: save the decoder too, for segmentation networks of the same shape. The last layer, whose channels
+            the task decides, stays out.
 
     Returns:
         The complete manifest as written.
 
     Raises:
-        ValueError: an invalid manifest.
+        ValueError: an invalid manifest, or no decoder to save.
         OSError: the disk is full; the old file is intact.
     """
-    complete = build_manifest(encoder, manifest)
-    write_tensors(path, encoder.encoder_state_dict(), {_HEADER_KEY: json.dumps(complete), "format": "pt"})
+    if with_decoder and getattr(encoder, "out_channels", None) is None:
+        raise ValueError(f"with_decoder=True, but this {encoder.architecture} has no decoder (see build_encoder)")
+    complete = build_manifest(encoder, manifest, with_decoder)
+    tensors = encoder.encoder_state_dict(with_decoder)
+    write_tensors(path, tensors, {_HEADER_KEY: json.dumps(complete), "format": "pt"})
     return complete
 
 
@@ -72,7 +79,11 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def load_encoder(
-    net: nn.Module, path: str | os.PathLike, min_coverage: float = 0.9, channel_policy: str | None = None
+    net: nn.Module,
+    path: str | os.PathLike,
+    min_coverage: float = 0.9,
+    channel_policy: str | None = None,
+    with_decoder: bool = True,
 ) -> LoadReport:
     """Load an encoder's weights into an encoder, or into the part of a network where they fit.
 
@@ -87,6 +98,7 @@ def load_encoder(
         channel_policy: ``"sum"``, ``"mean"``, ``"first"`` or ``"repeat"``
             (:func:`monai_ssl.weights.adapt_channels`) where the network has another number of input channels. Without
             it, that is an error.
+        with_decoder: load the decoder too, where the file and the network have one.
 
     Returns:
         What became of each tensor; ``str(report)`` is readable.
@@ -98,14 +110,19 @@ def load_encoder(
     """
     manifest = read_manifest(path)
     network = manifest["network"]
+    tensors, decoder = read_tensors(path), tuple(network.get("decoder", ()))
+    if not with_decoder:
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(decoder)}
+        decoder = ()
     found = EncoderTensors(
         source=str(path),
-        tensors=read_tensors(path),
+        tensors=tensors,
         stem_key=network["stem"]["key"],
         architecture=network["architecture"],
         stem_stride=network["stem"]["stride"],
         grid=patch_grid(network["arguments"], network["spatial_dims"]),
         lineage=(*(manifest["lineage"] or ()), stage_summary(manifest)),
+        decoder=decoder,
     )
     if isinstance(net, ImageEncoder):
         found.notes = _argument_notes(network["arguments"], net.network_args)

@@ -58,7 +58,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def build_manifest(encoder: ImageEncoder, fields: dict[str, Any]) -> dict[str, Any]:
+def build_manifest(encoder: ImageEncoder, fields: dict[str, Any], with_decoder: bool = False) -> dict[str, Any]:
     """Complete the caller's fields with what is known of the encoder and the environment.
 
     Args:
@@ -66,6 +66,7 @@ def build_manifest(encoder: ImageEncoder, fields: dict[str, Any]) -> dict[str, A
         fields: of :data:`MANIFEST_FIELDS`, those that are not automatic; ``method`` is required, the others may be left
             out (they are stored as null, "not recorded"). NumPy numbers and tuples become JSON; numbers that are not
             finite become null.
+        with_decoder: the file will hold the decoder's tensors too.
 
     Returns:
         A checked manifest.
@@ -82,7 +83,7 @@ def build_manifest(encoder: ImageEncoder, fields: dict[str, Any]) -> dict[str, A
     manifest |= {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "network": _describe_network(encoder),
+        "network": _describe_network(encoder, with_decoder),
         "versions": {name: version(name) for name in ("monai", "torch", "numpy")}
         | {"monai_ssl": monai_ssl.__version__, "python": platform.python_version()},
     }
@@ -117,7 +118,10 @@ def stage_summary(manifest: dict[str, Any]) -> dict[str, Any]:
     return summary | {"architecture": manifest["network"]["architecture"]}
 
 
-def _describe_network(encoder: ImageEncoder) -> dict[str, Any]:
+def _describe_network(encoder: ImageEncoder, with_decoder: bool) -> dict[str, Any]:
+    # out_channels asks build_encoder for a decoder: where the file has none, neither will what is built from it.
+    arguments = {k: v for k, v in encoder.network_args.items() if with_decoder or k != "out_channels"}
+    decoder = {"decoder": list(encoder.decoder_prefixes)} if with_decoder else {}
     stem = encoder.net.get_submodule(encoder.stem_key.rpartition(".")[0])
     return {
         "class": f"{type(encoder.net).__module__}.{type(encoder.net).__qualname__}",
@@ -125,8 +129,9 @@ def _describe_network(encoder: ImageEncoder) -> dict[str, Any]:
         "spatial_dims": encoder.spatial_dims,
         "in_channels": encoder.in_channels,
         "num_features": encoder.num_features,
-        "arguments": encoder.network_args,
+        "arguments": arguments,
         "stem": {"key": encoder.stem_key, "kernel": list(stem.kernel_size), "stride": list(stem.stride)},
+        **decoder,
     }
 
 

@@ -37,6 +37,7 @@ class EncoderTensors:
         grid: patches along each axis that the position embeddings stand for, or None: equal along all axes.
         notes: for the report.
         lineage: training stages the tensors went through, oldest first.
+        decoder: beginnings of the keys of a decoder, which a network may do without.
     """
 
     source: str
@@ -47,6 +48,7 @@ class EncoderTensors:
     grid: Sequence[int] | None = None
     notes: list[str] = field(default_factory=list)
     lineage: tuple[dict[str, Any], ...] = ()
+    decoder: tuple[str, ...] = ()
 
 
 def transfer(
@@ -82,13 +84,11 @@ def transfer(
     report = LoadReport(
         found.source, type(net).__name__, prefix.rstrip("."), notes=list(found.notes), lineage=found.lineage
     )
-    tops = {key.partition(".")[0] for key in found.tensors}
-    ours = {
-        key.removeprefix(prefix): value
-        for key, value in state.items()
-        if key.startswith(prefix) and key.removeprefix(prefix).partition(".")[0] in tops
-    }
-    theirs = dict(found.tensors)
+    theirs = _wanted_tensors(found, state, prefix, report)
+    outside = _outside_encoder(net.get_submodule(prefix.rstrip(".")), theirs)
+    tops = {key.partition(".")[0] for key in theirs}
+    below = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    ours = {k: v for k, v in below.items() if k.partition(".")[0] in tops and not k.startswith(outside)}
     grid = patch_grid(target.network_args, target.spatial_dims) if isinstance(target, ImageEncoder) else None
     new = _adapt(theirs, ours, found, channel_policy, grid, report)
     file_bytes = _sort(theirs, ours, new, prefix, report)
@@ -131,6 +131,28 @@ def _locate(net: nn.Module, state: dict[str, torch.Tensor], found: EncoderTensor
     return best
 
 
+def _wanted_tensors(
+    found: EncoderTensors, state: dict[str, torch.Tensor], prefix: str, report: LoadReport
+) -> dict[str, torch.Tensor]:
+    """Return the file's tensors, without those of a decoder if the network has none."""
+    beginnings = tuple(prefix + part for part in found.decoder)
+    if not found.decoder or any(key.startswith(beginnings) for key in state):
+        return dict(found.tensors)
+    kept = {key: value for key, value in found.tensors.items() if not key.startswith(found.decoder)}
+    if len(kept) < len(found.tensors):
+        report.notes.append(f"the file's decoder ({len(found.tensors) - len(kept)} tensors) has no place here")
+    return kept
+
+
+def _outside_encoder(net: nn.Module, theirs: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """Beginnings of the keys of ``net`` that the file can't be asked for: its head, and a decoder only it has."""
+    adapter = ImageEncoder.adapter_of(net)
+    if adapter is None:
+        return ()
+    has_decoder = any(key.startswith(adapter.decoder_prefixes) for key in theirs)
+    return adapter.head_prefixes + (() if has_decoder else adapter.decoder_prefixes)
+
+
 def _adapt(
     theirs: dict[str, torch.Tensor],
     ours: dict[str, torch.Tensor],
@@ -144,9 +166,12 @@ def _adapt(
     stem = found.stem_key
     if stem in theirs and stem in ours and stem not in new and channel_policy:
         old, wanted = theirs[stem], ours[stem]
-        if old.shape[:1] + old.shape[2:] == wanted.shape[:1] + wanted.shape[2:]:
-            new[stem] = adapt_channels(old, wanted.shape[1], channel_policy)
-            report.adapted[stem] = f"{old.shape[1]} -> {wanted.shape[1]} input channels, policy {channel_policy!r}"
+        change = (old.shape[1], wanted.shape[1])
+        for key in [key for key in theirs if key in ours and key not in new]:  # the stem, and a shortcut around it
+            a, b = theirs[key].shape, ours[key].shape
+            if len(a) == len(b) == old.ndim and (a[1], b[1]) == change and a[:1] + a[2:] == b[:1] + b[2:]:
+                new[key] = adapt_channels(theirs[key], wanted.shape[1], channel_policy)
+                report.adapted[key] = f"{change[0]} -> {change[1]} input channels, policy {channel_policy!r}"
     for key in [key for key in theirs if key in ours and key not in new]:
         if key.endswith("position_embeddings") and theirs[key].shape[2] == ours[key].shape[2]:
             dims = theirs[stem].ndim - 2
@@ -227,6 +252,7 @@ def _refuse_poor_fit(report: LoadReport, stem: str, min_coverage: float, found: 
         problem = f"the first layer ({stem}) is not in {'the file' if stem in report.missing else 'the network'}"
     elif report.coverage < min_coverage:
         problem = f"only {report.coverage:.1%} fit, at least {min_coverage:.1%} must"
+        problem += "; with_decoder=False loads the encoder only" if found.decoder else ""
     if problem:
         message = f"the weights ({found.architecture}) were not loaded: {problem}\n{report}"
         raise WeightsMismatchError(message, report)

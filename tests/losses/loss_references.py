@@ -55,3 +55,18 @@ def slow_nt_xent(view_a, view_b, temperature) -> float:
         denominator = sum(np.exp(cosine(views[i], views[j]) / temperature) for j in range(2 * count) if j != i)
         losses.append(-np.log(positive / denominator))
     return float(np.mean(losses))
+
+
+def slow_masked_reconstruction(prediction, target, counted, power, patch_size=None) -> float:
+    """Voxel by voxel; ``counted`` is (B, 1, *spatial)."""
+    target = target.astype(np.float64).copy()
+    if patch_size is not None:
+        normalized = np.empty_like(target)
+        for index in np.ndindex(counted.shape[:1] + counted.shape[2:]):
+            patch = tuple(slice(i // p * p, i // p * p + p) for i, p in zip(index[1:], patch_size, strict=True))
+            values = target[(index[0], slice(None), *patch)]
+            at = (index[0], slice(None), *index[1:])
+            normalized[at] = (target[at] - values.mean()) / np.sqrt(values.var() + 1e-6)
+        target = normalized
+    errors = [abs(prediction[i] - target[i]) ** power for i in np.ndindex(target.shape) if counted[(i[0], 0, *i[2:])]]
+    return float(np.mean(errors)) if errors else 0.0

@@ -6,8 +6,24 @@ from __future__ import annotations
 SMALL_VIT = {"patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_layers": 4, "num_heads": 2, "img_size": 32}
 SMALL_DENSENET = {"block_config": [2, 2, 2, 2]}
 
+SMALL_SEGRESNET = {"blocks_down": [1, 1, 1], "blocks_up": [1, 1]}
+SMALL_NESTED = {"channels": [4, 8, 16], "num_res_units": 1}
+SMALL_FLEXIBLE = {"backbone": "resnet10", "decoder_channels": [8, 8, 8, 8, 8]}
+SMALL_UNET = {"features": [4, 4, 8, 8, 16, 4]}
+SMALL_DYNUNET = {"filters": [4, 8, 8, 16], "strides": [1, 2, 2, 2]}
+
+# Networks with a decoder: architecture, arguments, channels and strides of the pyramid.
+DECODERS = [
+    ("segresnet", SMALL_SEGRESNET, [8, 16, 32], [1, 2, 4]),
+    ("unet", SMALL_NESTED, [4, 8, 16], [2, 4, 4]),
+    ("basicunet", SMALL_UNET, [4, 4, 8, 8, 16], [1, 2, 4, 8, 16]),
+    ("flexibleunet", SMALL_FLEXIBLE, [64, 64, 128, 256, 512], [2, 4, 8, 16, 32]),
+    ("dynunet", SMALL_DYNUNET, [4, 8, 8, 16], [1, 2, 4, 8]),
+]
+
 # One of each family, as cheap as it gets.
 FAMILIES = [("resnet10", {}), ("densenet121", SMALL_DENSENET), ("efficientnet-b0", {}), ("vit", SMALL_VIT)]
+FAMILIES += [(architecture, arguments) for architecture, arguments, _, _ in DECODERS]
 
 # architecture, arguments, features, channels of the pyramid
 ENCODERS = [

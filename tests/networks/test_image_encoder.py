@@ -167,7 +167,7 @@ def test_subclasses_of_known_networks_are_known():
 
 
 def test_clear_errors():
-    with pytest.raises(ValueError, match=r"unknown architecture 'resnet19'; known are densenet121"):
+    with pytest.raises(ValueError, match=r"unknown architecture 'resnet19'; known are basicunet, densenet121"):
         build_encoder("resnet19")
     with pytest.raises(ValueError, match="spatial_dims must be 2 or 3"):
         build_encoder("resnet18", 1)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorBoard shows what masked modelling hid and rebuilt."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_training import ToyImages, toy_trainer
+
+from monai_ssl.handlers import PretrainTensorBoard
+from monai_ssl.methods import MaskedAutoencoderCNN
+from monai_ssl.networks import build_encoder
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_image_what_was_seen_and_prediction(spatial_dims, tmp_path):
+    def method():
+        encoder = build_encoder("segresnet", spatial_dims, out_channels=1, blocks_down=[1, 1], blocks_up=[1])
+        return MaskedAutoencoderCNN(encoder, block_size=4)
+
+    toy_trainer(
+        method=method,
+        dataset=ToyImages(4, 16, spatial_dims),
+        views=lambda image, generator=None, extent=None: [image],
+        max_epochs=1,
+        train_handlers=[PretrainTensorBoard(tmp_path, every_steps=1)],
+    ).run()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["images"]) == {"views", "reconstruction"}
+    picture = events.Images("reconstruction")[0]
+    assert (picture.width, picture.height) == (3 * 18, 4 * 18)  # three columns, four images, a margin of 1
+    assert "train/counted" in events.Tags()["scalars"]
+    assert torch.isfinite(torch.tensor(events.Scalars("train/loss")[0].value))

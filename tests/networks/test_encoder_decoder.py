@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation networks as encoders: stages, decoders that equal MONAI's, keys that are MONAI's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks import nets
+from network_cases import DECODERS, SMALL_DYNUNET, SMALL_FLEXIBLE, SMALL_NESTED, SMALL_SEGRESNET, SMALL_UNET
+
+from monai_ssl.networks import EncoderDecoder, ImageEncoder, build_encoder
+
+PLAIN = {
+    "segresnet": lambda dims: nets.SegResNet(dims, in_channels=1, out_channels=3, **SMALL_SEGRESNET),
+    "unet": lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), **SMALL_NESTED),
+    "flexibleunet": lambda dims: nets.FlexibleUNet(1, 3, spatial_dims=dims, **SMALL_FLEXIBLE),
+    "basicunet": lambda dims: nets.BasicUNet(dims, in_channels=1, out_channels=3, **SMALL_UNET),
+    "dynunet": lambda dims: nets.DynUNet(
+        dims, 1, 3, kernel_size=[3] * 4, upsample_kernel_size=[2] * 3, **SMALL_DYNUNET
+    ),
+}
+LAST = {"segresnet": "conv_final", "unet": "model.2", "basicunet": "final_conv", "dynunet": "output_block"}
+LAST["flexibleunet"] = "segmentation_head"
+cases = pytest.mark.parametrize("architecture, arguments, channels, strides", DECODERS, ids=[c[0] for c in DECODERS])
+
+
+def image(spatial_dims: int, size: int = 32) -> torch.Tensor:
+    return torch.rand(2, 1, *[size] * spatial_dims, generator=torch.Generator().manual_seed(0))
+
+
+@cases
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@torch.no_grad()
+def test_pyramid_pooled_features_and_decoder(architecture, arguments, channels, strides, spatial_dims):
+    encoder = build_encoder(architecture, spatial_dims, out_channels=1, **arguments).eval()
+    x = image(spatial_dims)
+    maps = encoder.feature_maps(x)
+    assert [m.shape[1] for m in maps] == channels == list(encoder.map_channels)
+    assert [tuple(m.shape[2:]) for m in maps] == [(32 // s,) * spatial_dims for s in strides]
+    assert encoder.size_divisor == (strides[-1],) * spatial_dims
+    assert (encoder.num_features, encoder.out_channels) == (channels[-1], 1)
+    torch.testing.assert_close(encoder(x), maps[-1].flatten(2).mean(2))
+    torch.testing.assert_close(encoder.decode(maps), encoder.net(x))
+
+
+@cases
+@torch.no_grad()
+def test_without_decoder_the_features_are_the_same(architecture, arguments, channels, strides):
+    whole = build_encoder(architecture, out_channels=1, **arguments).eval()
+    alone = build_encoder(architecture, **arguments).eval()
+    alone.net.load_state_dict(whole.encoder_state_dict())  # strict: nothing else is in it
+    assert alone.out_channels is None
+    torch.testing.assert_close(alone(image(2)), whole(image(2)))
+    torch.testing.assert_close(alone.net(image(2)), whole(image(2)))
+    with pytest.raises(ValueError, match=f"has no decoder: build_encoder.'{architecture}', ..., out_channels=1"):
+        alone.decode(alone.feature_maps(image(2)))
+
+
+@cases
+def test_keys_are_those_of_plain_monai_networks(architecture, arguments, channels, strides):
+    net = PLAIN[architecture](2)
+    wrapped = ImageEncoder(net)
+    assert isinstance(wrapped, EncoderDecoder) and wrapped.out_channels == 3
+    encoder = build_encoder(architecture, out_channels=1, **arguments)
+    for with_decoder in (False, True):
+        own = {key: value.shape for key, value in encoder.encoder_state_dict(with_decoder).items()}
+        theirs = {key: value.shape for key, value in wrapped.encoder_state_dict(with_decoder).items()}
+        assert own == theirs and own.items() <= {k: v.shape for k, v in net.state_dict().items()}.items()
+    # Encoder, decoder and the task's last layer: every parameter is one of them.
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    unnamed = {id(p) for p in net.parameters()} - {id(p) for name, p in parameters.items() if name in own}
+    assert unnamed == {id(p) for p in net.get_submodule(LAST[architecture]).parameters()}
+
+
+@cases
+def test_no_parameter_stays_without_gradient(architecture, arguments, channels, strides):
+    encoder = build_encoder(architecture, out_channels=1, **arguments)
+    encoder.decode(encoder.feature_maps(image(2))).square().sum().backward()
+    assert not [name for name, p in encoder.named_parameters() if p.grad is None]
+
+
+@torch.no_grad()
+def test_every_stage_gets_what_was_made_of_the_last_ones_map():
+    encoder = build_encoder("segresnet", **SMALL_SEGRESNET)
+    seen = []
+    maps = encoder.feature_maps(image(2), after_stage=lambda m: seen.append(m.shape[2]) or m * 0)
+    assert seen == [32, 16, 8] and all((m == 0).all() for m in maps)
+
+
+@torch.no_grad()
+def test_dropout_and_unequal_strides():
+    with_dropout = build_encoder("segresnet", dropout_prob=0.5, **SMALL_SEGRESNET).train()
+    assert not torch.equal(with_dropout.feature_maps(image(2))[0], with_dropout.feature_maps(image(2))[0])
+    flat = build_encoder("dynunet", 3, filters=[4, 4, 8], strides=[1, 2, [1, 2, 2]], out_channels=2).eval()
+    assert flat.size_divisor == (2, 4, 4)
+    assert flat.network_args["upsample_kernel_size"] == [2, [1, 2, 2]]
+    x = image(3, 8)
+    assert [tuple(m.shape[2:]) for m in flat.feature_maps(x)] == [(8, 8, 8), (4, 4, 4), (4, 2, 2)]
+    assert flat.decode(flat.feature_maps(x)).shape == (2, 2, 8, 8, 8)
+    deep = build_encoder("dynunet", deep_supervision=True, **SMALL_DYNUNET)
+    assert not any(key.startswith("deep_supervision") for key in deep.state_dict())
+
+
+def test_flexible_unet_with_another_backbone_is_refused():
+    with pytest.raises(ValueError, match="needs a ResNet as backbone, not EfficientNetEncoder"):
+        build_encoder("flexibleunet", backbone="efficientnet-b0")
+    with pytest.raises(ValueError, match="needs a ResNet as backbone"):
+        ImageEncoder(nets.FlexibleUNet(1, 2, "efficientnet-b0"))
