@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
 import math
 import time
@@ -165,6 +166,8 @@ class TrainingCurves:
         rate.set_ylabel("learning rate (dashed)")
         for axis, name in zip(axes[1:], drawn, strict=True):
             points = [(row["epoch"], row[name]) for row in self.rows if name in row]
+            # A metric keeps its value until it is measured again: draw where it was measured.
+            points = points[:1] + [b for a, b in itertools.pairwise(points) if a[1] != b[1]]
             axis.plot(*zip(*points, strict=True), marker=".")
             untrained = self.rows[-1].get(f"{name}_untrained")
             if untrained is not None:
