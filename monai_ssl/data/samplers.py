@@ -54,7 +54,7 @@ class EpochSampler(Sampler[int]):
             raise ValueError(f"{length} samples for {world} processes leave none each with drop_last")
         if groups is not None and (len(groups) != length or not shuffle):
             raise ValueError(f"groups need shuffle=True and one number for each of {length} samples, got {len(groups)}")
-        self.groups = None if groups is None else np.asarray(groups)
+        self.groups = None if groups is None else _numbered(np.asarray(groups))
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
@@ -124,3 +124,9 @@ class EpochSampler(Sampler[int]):
         within = np.arange(self.length) - np.repeat(starts, np.diff(np.r_[starts, self.length]))
         pair = np.cumsum(within % 2 == 0) - 1  # number of the pair (or single) that each belongs to
         return order[np.argsort(random.permutation(pair[-1] + 1)[pair], kind="stable")]
+
+
+def _numbered(groups: np.ndarray) -> np.ndarray:
+    """Number groups as they first appear, so that the order does not depend on what they are called (salted hashes)."""
+    _, first, number = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number]

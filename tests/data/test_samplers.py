@@ -128,3 +128,7 @@ def test_without_company_the_groups_change_nothing_but_the_order():
 def test_groups_that_do_not_fit(options):
     with pytest.raises(ValueError, match="groups"):
         EpochSampler(3, **options)
+
+
+def test_the_order_does_not_depend_on_the_names_of_the_groups():
+    assert list(EpochSampler(6, groups=[3, 3, 1, 0, 1, 3])) == list(EpochSampler(6, groups=[0, 0, 5, 7, 5, 0]))
