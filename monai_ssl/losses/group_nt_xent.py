@@ -8,15 +8,14 @@ al., *Big Self-Supervised Models Advance Medical Image Classification*, ICCV 202
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from monai_ssl.losses.contrast import check_temperature, full_precision, log_sum_exp_of_products
-from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
+from monai_ssl.losses.distributed import all_gather, is_distributed
+from monai_ssl.losses.nt_xent import NTXentLoss
 
 __all__ = ["GroupNTXentLoss", "group_nt_xent"]
 
@@ -86,23 +85,8 @@ def group_nt_xent(
     return (all_others - (anchors * positives).sum(dim=1) / temperature).mean()
 
 
-class GroupNTXentLoss(nn.Module):
-    """Module face of :func:`group_nt_xent`.
-
-    Args:
-        temperature: positive.
-        gather_distributed: use the views of all processes.
-        normalized: the rows given to ``forward`` already have unit length.
-    """
-
-    distribution: ClassVar[DistributedKind] = "gathers_negatives"
-
-    def __init__(self, temperature: float = 0.5, gather_distributed: bool = True, normalized: bool = False) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
-        self.gather_distributed = gather_distributed
-        self.normalized = normalized
+class GroupNTXentLoss(NTXentLoss):
+    """Module face of :func:`group_nt_xent`; its arguments are those of :class:`monai_ssl.losses.NTXentLoss`."""
 
     def forward(self, view_a: Tensor, view_b: Tensor, groups: Tensor) -> Tensor:
         """Loss of the views ``view_a`` and ``view_b`` (B, D) of samples in ``groups`` (B,)."""
@@ -113,11 +97,4 @@ class GroupNTXentLoss(nn.Module):
             self.temperature,
             normalized=self.normalized,
             gather_distributed=self.gather_distributed,
-        )
-
-    def extra_repr(self) -> str:
-        """Show the settings in ``repr``."""
-        return (
-            f"temperature={self.temperature}, gather_distributed={self.gather_distributed}, "
-            f"normalized={self.normalized}"
         )
