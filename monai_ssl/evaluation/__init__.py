@@ -29,8 +29,9 @@ from .online_probe import online_probe, probe_labels
 from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
-from .report import ClassifierReport, RunFacts, classifier_report, describe_lineage, device_name, package_versions
+from .report import ClassifierReport, classifier_report
 from .report_table import collect_reports, compare_predictions, report_table
+from .run_facts import RunFacts, describe_lineage, device_name, package_versions
 from .sampling import FixedLengthSampler
 from .starting_point import StartingPoint
 from .validation import ClassifierEvaluator, PreparedView, RocAreaScore

@@ -22,7 +22,7 @@ from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.store import ImageStore
 from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.preprocessing import Preprocessing
-from monai_ssl.evaluation.report import describe_lineage, package_versions
+from monai_ssl.evaluation.run_facts import describe_lineage, package_versions
 from monai_ssl.evaluation.starting_point import StartingPoint
 from monai_ssl.networks import build_classifier
 from monai_ssl.weights import WeightsFileError, atomic_file, read_checkpoint

@@ -24,7 +24,8 @@ from monai_ssl.data.store import ImageStore
 from monai_ssl.engines import PretrainTrainer
 from monai_ssl.engines.distributed import is_main_process
 from monai_ssl.evaluation.classifier_card import ClassifierCard, read_classifier_card, save_classifier
-from monai_ssl.evaluation.report import ClassifierReport, RunFacts, classifier_report, device_name
+from monai_ssl.evaluation.report import ClassifierReport, classifier_report
+from monai_ssl.evaluation.run_facts import RunFacts, device_name
 from monai_ssl.weights import atomic_file
 
 __all__ = ["BestClassifier", "ClassifierReportWriter", "PredictionWriter"]

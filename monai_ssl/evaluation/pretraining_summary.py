@@ -21,7 +21,7 @@ from monai_ssl.evaluation.features import extract_features
 from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.probes import linear_probe, regularisation_rule
-from monai_ssl.evaluation.report import describe_lineage, device_name, package_versions
+from monai_ssl.evaluation.run_facts import describe_lineage, device_name, package_versions
 from monai_ssl.metrics import (
     BootstrapInterval,
     area_under_roc,

@@ -3,83 +3,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import monai_ssl
 from monai_ssl.evaluation.plots import confusion_png
-from monai_ssl.metrics import area_under_roc, bootstrap_interval, roc_per_class
-from monai_ssl.weights import atomic_file
+from monai_ssl.evaluation.run_facts import (
+    RunFacts,
+    bounded_value,
+    run_lines,
+    shown_interval,
+    shown_number,
+    table_line,
+    write_report_files,
+)
+from monai_ssl.metrics import area_under_roc, roc_per_class
 
-__all__ = ["ClassifierReport", "RunFacts", "classifier_report", "describe_lineage", "device_name", "package_versions"]
+__all__ = ["ClassifierReport", "classifier_report"]
 
 _THRESHOLD = 0.5
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions that a figure depends on."""
-    names = ("monai", "torch", "numpy", "scikit-learn")
-    own = {"monai_ssl": monai_ssl.__version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in names}
-
-
-def device_name(device: torch.device | str) -> str:
-    """Return the device in words: ``"cpu (2 threads)"`` or the name of the GPU."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
-
-
-def describe_lineage(lineage: Sequence[dict[str, Any]]) -> str:
-    """Name the training stages that weights went through, oldest first; ``"random"`` without any.
-
-    >>> describe_lineage([{"method": "ImageNet"}, {"method": "C2L", "images_seen": 64000}])
-    'ImageNet > C2L (64000 images seen)'
-    """
-    stages = []
-    for stage in lineage:
-        seen = stage.get("images_seen")
-        stages.append(str(stage.get("method", "unknown")) + (f" ({seen} images seen)" if seen else ""))
-    return " > ".join(stages) or "random"
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What every row of a report says about the run it comes from.
-
-    Attributes:
-        mode: ``"linear"``, ``"finetune"``, ``"scratch"``, or what else was evaluated.
-        lineage: what the encoder went through before, see :func:`describe_lineage`.
-        label_fraction: share of the training labels, or their number.
-        num_labels: labelled images used.
-        seed: of the run.
-        split_hash: of the split of patients into train, val and test.
-        wall_time_s: of the run up to the report.
-        device: see :func:`device_name`.
-        versions: see :func:`package_versions`.
-    """
-
-    mode: str
-    lineage: str
-    label_fraction: float
-    num_labels: int
-    seed: int
-    split_hash: str
-    wall_time_s: float
-    device: str
-    versions: dict[str, str] = field(default_factory=package_versions)
 
 
 @dataclass(frozen=True)
@@ -108,9 +54,9 @@ class ClassifierReport:
     def summary(self) -> str:
         """Return the main figures in one line."""
         first = self.rows[0]
-        interval = f"{_number(first['auc_low'])} to {_number(first['auc_high'])}"
-        classes = ", ".join(f"{row['class']} {_number(row['auc'])}" for row in self.rows[1:])
-        return f"{self.title} AUC {_number(self.auc)} ({interval})" + (f": {classes}" if classes else "")
+        interval = shown_interval(first, "auc")
+        classes = ", ".join(f"{row['class']} {shown_number(row['auc'])}" for row in self.rows[1:])
+        return f"{self.title} AUC {shown_number(self.auc)} ({interval})" + (f": {classes}" if classes else "")
 
     def as_markdown(self) -> str:
         """Return the report as two tables and the facts of the run."""
@@ -127,16 +73,12 @@ class ClassifierReport:
             "|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
-            cells = [row["class"], row["positives"], row["negatives"], _number(row["auc"])]
-            cells.append(f"{_number(row['auc_low'])} to {_number(row['auc_high'])}")
-            lines.append(_line([*cells, _number(row["sensitivity"]), _number(row["specificity"])]))
-        lines += ["", "## Confusion matrix", "", _line(self.confusion["columns"])]
-        lines += ["|" + "---|" * len(self.confusion["columns"]), *map(_line, self.confusion["rows"])]
-        versions = ", ".join(f"{name} {value}" for name, value in first["versions"].items())
-        lines += ["", "## The run", ""]
-        names = ("mode", "lineage", "label_fraction", "num_labels", "seed", "split_hash", "wall_time_s", "device")
-        lines += [f"- {name}: {first[name]}" for name in names]
-        return "\n".join([*lines, f"- versions: {versions}", ""])
+            cells = [row["class"], row["positives"], row["negatives"], shown_number(row["auc"])]
+            cells.append(shown_interval(row, "auc"))
+            lines.append(table_line([*cells, shown_number(row["sensitivity"]), shown_number(row["specificity"])]))
+        lines += ["", "## Confusion matrix", "", table_line(self.confusion["columns"])]
+        lines += ["|" + "---|" * len(self.confusion["columns"]), *map(table_line, self.confusion["rows"])]
+        return "\n".join([*lines, "", *run_lines(first)])
 
     def save(self, folder: str | os.PathLike, name: str = "report") -> Path:
         """Write ``name.json``, ``name.csv``, ``name.md`` and ``name_confusion.png`` into a folder.
@@ -144,23 +86,9 @@ class ClassifierReport:
         Returns:
             The path of the Markdown file.
         """
-        folder = Path(folder)
-        flat = [{**row, "versions": json.dumps(row["versions"])} for row in self.rows]
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(flat[0]))
-        writer.writeheader()
-        writer.writerows(flat)
         data = {"title": self.title, "rows": self.rows, "confusion": self.confusion}
-        contents = {
-            f"{name}.json": json.dumps(data, indent=2).encode(),
-            f"{name}.csv": text.getvalue().encode(),
-            f"{name}.md": self.as_markdown().encode(),
-            f"{name}_confusion.png": confusion_png(self.confusion, f"{self.title}: AUC {_number(self.auc)}"),
-        }
-        for file_name, content in contents.items():
-            with atomic_file(folder / file_name) as file:
-                file.write(content)
-        return folder / f"{name}.md"
+        picture = confusion_png(self.confusion, f"{self.title}: AUC {shown_number(self.auc)}")
+        return write_report_files(folder, name, self.rows, data, self.as_markdown(), {"_confusion.png": picture})
 
 
 def classifier_report(
@@ -207,21 +135,18 @@ def classifier_report(
     decided, known, truth = _decisions(y, p, multilabel)
     binary = not multilabel and p.shape[1] == 2
     columns = slice(1, 2) if binary else slice(None)
-    rows = [{"class": "all", **_counts(truth, known, decided, columns), **_area(overall, y, p, options), **common}]
+    rows = [
+        {
+            "class": "all",
+            **_counts(truth, known, decided, columns),
+            **bounded_value("auc", overall, y, p, **options),
+            **common,
+        }
+    ]
     for k, name in enumerate([] if binary else class_names):
-        area = _area(lambda a, b, k=k: roc_per_class(a, b)[k], y, p, options)
+        area = bounded_value("auc", lambda a, b, k=k: roc_per_class(a, b)[k], y, p, **options)
         rows.append({"class": str(name), **_counts(truth, known, decided, slice(k, k + 1)), **area, **common})
     return ClassifierReport(rows, _confusion(y, truth, known, decided, class_names), title)
-
-
-def _area(metric: Callable, y: np.ndarray, p: np.ndarray, options: dict[str, Any]) -> dict[str, float | None]:
-    """The area and its interval; no interval where too few patients carry some class."""
-    value = float(metric(y, p))
-    try:
-        interval = bootstrap_interval(metric, y, p, **options)
-    except ValueError:
-        return {"auc": value, "auc_low": None, "auc_high": None}
-    return {"auc": value, "auc_low": interval.low, "auc_high": interval.high}
 
 
 def _decisions(y: np.ndarray, p: np.ndarray, multilabel: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -272,11 +197,3 @@ def _confusion(
 
 def _rule_words(rows: list[dict[str, Any]]) -> str:
     return f"at probability {_THRESHOLD}" if len(rows) > 1 else f"of the second class at probability {_THRESHOLD}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _line(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"

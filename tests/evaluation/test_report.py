@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, recall_score, roc_auc_score
 
+from monai_ssl.evaluation import RunFacts, classifier_report, describe_lineage
 from monai_ssl.evaluation.plots import confusion_png
-from monai_ssl.evaluation.report import RunFacts, classifier_report, describe_lineage
 
 FACTS = RunFacts("linear", "random", 0.1, 40, 3, "abc123", 12.5, "cpu (2 threads)")
 
