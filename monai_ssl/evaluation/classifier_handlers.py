@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handlers of a classifier's evaluators: keep the best weights, write the report, write predictions."""
+"""Handlers of a classifier's evaluators: write the report, write predictions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import csv
 import io
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +19,11 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 
 from monai_ssl.data.store import ImageStore
-from monai_ssl.engines import PretrainTrainer
 from monai_ssl.engines.distributed import is_main_process
-from monai_ssl.evaluation.classifier_card import ClassifierCard, read_classifier_card, save_classifier
+from monai_ssl.evaluation.classifier_card import ClassifierCard, read_classifier_card
+from monai_ssl.evaluation.model_handlers import BestModel, refused_files
 from monai_ssl.evaluation.report import ClassifierReport, classifier_report
-from monai_ssl.evaluation.run_facts import RunFacts, device_name
+from monai_ssl.evaluation.run_facts import device_name
 from monai_ssl.weights import atomic_file
 
 __all__ = ["BestClassifier", "ClassifierReportWriter", "PredictionWriter"]
@@ -33,24 +31,10 @@ __all__ = ["BestClassifier", "ClassifierReportWriter", "PredictionWriter"]
 logger = logging.getLogger(__name__)
 
 
-class BestClassifier:
-    """Saves the classifier after each validation, or only after the best one so far.
+class BestClassifier(BestModel):
+    """Saves the classifier after each validation, or only after the best one so far; see :class:`BestModel`."""
 
-    Attach it to the validating evaluator, and to the trainer too, so that a resumed run knows its best.
-
-    Args:
-        network: what is validated.
-        card: of the training.
-        path: of the weights, see :func:`monai_ssl.evaluation.save_classifier`.
-        metric: name of the metric to maximise.
-        keep: ``"best"`` or ``"last"``.
-
-    Attributes:
-        best: the best value so far.
-
-    Raises:
-        ValueError: ``keep`` is unknown.
-    """
+    state_name = "best_classifier"
 
     def __init__(
         self,
@@ -60,37 +44,7 @@ class BestClassifier:
         metric: str = "val_auc",
         keep: str = "best",
     ) -> None:
-        if keep not in ("best", "last"):
-            raise ValueError(f"keep must be 'best' or 'last', got {keep!r}")
-        self.network, self.card, self.path, self.metric, self.keep = network, card, path, metric, keep
-        self.best = -math.inf
-        self._trainer: PretrainTrainer | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Follow an evaluator; or let a trainer's checkpoints know the best value."""
-        if isinstance(engine, PretrainTrainer):
-            self._trainer = engine
-            engine.register_state("best_classifier", self)
-        else:
-            engine.add_event_handler(Events.COMPLETED, self._validated)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best value."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a best value."""
-        self.best = state["best"]
-
-    def _validated(self, engine: Engine) -> None:
-        value = float(engine.state.metrics[self.metric])
-        if self._trainer is not None:  # where TensorBoard and the curves find it
-            self._trainer.state.metrics[self.metric] = value
-        better = value > self.best
-        if better:
-            self.best = value
-        if (better or self.keep == "last") and is_main_process():
-            save_classifier(self.network, self.card, self.path, **{self.metric: value})
+        super().__init__(network, card, path, metric, keep)
 
 
 class _Collected:
@@ -159,16 +113,7 @@ class ClassifierReportWriter(_Collected):
         card = read_classifier_card(self.model_path)
         labels, index = torch.cat(self._labels).numpy(), torch.cat(self._index).numpy()
         probabilities = card.probabilities(torch.cat(self._logits)).numpy()
-        facts = RunFacts(
-            mode=card.mode,
-            lineage=card.lineage_in_words,
-            label_fraction=card.label_fraction,
-            num_labels=card.num_labels,
-            seed=card.seed,
-            split_hash=card.split_hash,
-            wall_time_s=round(time.time() - (self.started or self._started), 1),
-            device=device_name(engine.state.device),
-        )
+        facts = card.run_facts(time.time() - (self.started or self._started), device_name(engine.state.device))
         self.report = classifier_report(
             labels,
             probabilities,
@@ -212,7 +157,6 @@ class PredictionWriter(_Collected):
         index, names = torch.cat(self._index).numpy(), card.class_names
         probabilities = card.probabilities(torch.cat(self._logits)).numpy()
         paths = self.store.table["path"].to_pylist()
-        refused = self.store.refused
         content = {
             "model": {
                 "architecture": card.architecture,
@@ -230,14 +174,11 @@ class PredictionWriter(_Collected):
                 }
                 for row, p in zip(index, probabilities, strict=True)
             ],
-            "refused": [
-                {"path": path, "reason": reason}
-                for path, reason in zip(refused["path"].to_pylist(), refused["reason"].to_pylist(), strict=True)
-            ],
+            "refused": refused_files(self.store),
         }
         with atomic_file(self.path) as file:
             file.write(json.dumps(content, indent=1).encode())
-        print(f"{len(index)} images classified, {len(refused)} refused: {self.path}", flush=True)
+        print(f"{len(index)} images classified, {len(self.store.refused)} refused: {self.path}", flush=True)
 
 
 def _decision(probabilities: np.ndarray, names: Sequence[str], multilabel: bool) -> str | list[str]:
