@@ -17,7 +17,7 @@ _NONE = "none of them"
 
 def label_subsets(
     table: pa.Table,
-    label: str | Sequence[str],
+    label: str | Sequence[str] | None,
     fractions: Sequence[float] = (0.01, 0.1, 1.0),
     counts: Sequence[int] = (),
     seed: int = 0,
@@ -33,7 +33,8 @@ def label_subsets(
 
     Args:
         table: an index or a store's table.
-        label: a column of classes, or several columns of 0 and 1 for labels that do not exclude each other.
+        label: a column of classes, or several columns of 0 and 1 for labels that do not exclude each other. None:
+            there are no classes, and every row counts as labelled.
         fractions: shares of the labelled images, above 0 to 1.
         counts: numbers of images.
         seed: another seed gives other subsets.
@@ -47,7 +48,7 @@ def label_subsets(
         ValueError: if a column is missing or has fewer than two classes, a size is out of range, or a subset is too
             small for one group of each class.
     """
-    columns = [label] if isinstance(label, str) else list(label)
+    columns = [label] if isinstance(label, str) else list(label or ())
     require_columns(table, [*columns, group])
     chosen = np.arange(len(table)) if rows is None else np.asarray(rows)
     if "status" in table.column_names:
@@ -56,11 +57,11 @@ def label_subsets(
     values = [table[name].to_pylist() for name in columns]
     classes_of: dict[int, set] = {}
     for row in chosen.tolist():
-        found = _classes([column[row] for column in values], columns)
+        found = _classes([column[row] for column in values], columns) if columns else {_NONE}
         if found:
             classes_of[row] = found
     tally = collections.Counter(name for found in classes_of.values() for name in found)
-    if len(tally) < 2:
+    if columns and len(tally) < 2:
         raise ValueError(f"{label} has {len(tally)} classes among {len(chosen)} images; a subset needs two or more")
     total = len(classes_of)
     sizes = {**{share: share * total for share in fractions}, **{count: float(count) for count in counts}}

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,18 @@ import pyarrow as pa
 import torch
 
 from monai_ssl.data.datasets import PaddedItems, StoreDataset
-from monai_ssl.data.labels import select_rows
-from monai_ssl.data.splits import assert_disjoint, assign_splits, load_split, save_split
 from monai_ssl.data.store import ImageStore
-from monai_ssl.data.subsets import label_subsets
 from monai_ssl.data.tables import require_columns
 from monai_ssl.evaluation.fine_tuning import class_weights
 from monai_ssl.evaluation.label_columns import read_targets, settle_task
+from monai_ssl.evaluation.labelled_rows import (
+    filtered_rows,
+    labelled_subset,
+    patients_of,
+    rows_by_split,
+    save_rows,
+    with_saved_split,
+)
 
 __all__ = ["ClassificationLabels", "LabelledStoreDataset", "classification_labels"]
 
@@ -155,10 +158,7 @@ def classification_labels(
     columns = [label_column] if isinstance(label_column, str) else list(label_column)
     table = store.table
     require_columns(table, columns, f"the table of {store.folder}")
-    kept = np.zeros(len(table), dtype=bool)
-    numbered = table.append_column("row_number", pa.array(np.arange(len(table))))
-    kept[select_rows(numbered, where)["row_number"].to_numpy()] = True
-
+    kept = filtered_rows(table, where)
     names, targets = read_targets(table, label_column, task, classes, kept)
     task = settle_task(task, targets.ndim == 2, names)
     known = kept & ((targets >= 0).any(axis=1) if targets.ndim == 2 else targets >= 0)
@@ -169,29 +169,20 @@ def classification_labels(
     targets = np.where(known[:, None] if targets.ndim == 2 else known, targets, -1)
     table = _with_canonical_labels(table, names, targets)
     if split_file is not None:
-        table = _with_saved_split(table, split_file)
-    rows, split_column = _rows_by_split(table, known, splits)
-    _refuse_shared_patients(table, rows)
+        table = with_saved_split(table, split_file)
+    rows, split_column = rows_by_split(table, known, splits)
     for split in splits:
         _refuse_missing_classes(split, targets[rows[split]], names)
-    subset_hash = ""
     if "train" in rows:
         held_out = np.isin(split_column, ["val", "test"])
         rows = {**rows, "pool": np.flatnonzero(kept & ~held_out)}
-        rows["train"] = _labelled_subset(table, names, targets, rows["train"], label_fraction, seed)
+        strata = [f"_target_{k}" for k in range(len(names))] if targets.ndim == 2 else "_target"
+        rows["train"] = labelled_subset(table, strata, rows["train"], label_fraction, seed)
         _refuse_missing_classes("train (the labelled subset)", targets[rows["train"]], names)
-    split_hash = ""
-    if output_dir is not None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        whole = {split: np.flatnonzero(known & (split_column == split)) for split in splits if split != "all"}
-        split_hash = save_split(Path(output_dir) / "split.json", table, whole or rows, label_column=columns)
-        if "train" in rows:
-            subset = {label_fraction: rows["train"]}
-            subset_hash = save_split(Path(output_dir) / "labelled_subset.json", table, subset, seed=seed)
-    groups = np.array([str(value) for value in table["group_id"].to_pylist()])
-    labels = ClassificationLabels(
-        task, names, targets, groups, rows, label_fraction, split_hash[:16], subset_hash[:16], label_column
-    )
+    whole = {split: np.flatnonzero(known & (split_column == split)) for split in splits if split != "all"}
+    hashes = save_rows(output_dir, table, whole, rows, label_fraction, seed, label_column=columns)
+    groups = patients_of(table)
+    labels = ClassificationLabels(task, names, targets, groups, rows, label_fraction, *hashes, label_column)
     logger.info("%s", labels.describe())
     return labels
 
@@ -206,49 +197,6 @@ def _with_canonical_labels(table: pa.Table, names: list[str], targets: np.ndarra
     return table.append_column("_target", pa.array([None if v < 0 else names[v] for v in targets], pa.string()))
 
 
-def _with_saved_split(table: pa.Table, split_file: str | Path) -> pa.Table:
-    try:
-        saved = load_split(split_file, table)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(
-            f"the images are not those that the classifier was trained, validated and tested with ({error}); for other "
-            "data use split=all"
-        ) from error
-    names = np.full(len(table), None, dtype=object)
-    for split, rows in saved.items():
-        names[rows] = split
-    column = pa.array(names.tolist(), pa.string())
-    if "split" in table.column_names:
-        return table.set_column(table.schema.get_field_index("split"), "split", column)
-    return table.append_column("split", column)
-
-
-def _rows_by_split(
-    table: pa.Table, known: np.ndarray, splits: Sequence[str]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    if tuple(splits) == ("all",):
-        return {"all": np.flatnonzero(known)}, np.full(len(table), "all", dtype=object)
-    if "split" not in table.column_names:
-        logger.warning("the table has no column 'split': patients are dealt to train, val and test by their hash")
-        table = assign_splits(table)
-    column = np.array(table["split"].to_pylist(), dtype=object)
-    rows = {split: np.flatnonzero(known & (column == split)) for split in splits}
-    for split, found in rows.items():
-        if not len(found):
-            counts = Counter(str(value) for value in column[known])
-            told = ", ".join(f"{value} ({count})" for value, count in counts.most_common(8))
-            raise ValueError(f"no labelled image is in the split {split!r}; the column 'split' has {told}")
-    return rows, column
-
-
-def _refuse_shared_patients(table: pa.Table, rows: dict[str, np.ndarray]) -> None:
-    for first, second in itertools.combinations(rows, 2):
-        try:
-            assert_disjoint(table.take(pa.array(rows[first])), table.take(pa.array(rows[second])))
-        except ValueError as error:
-            raise ValueError(f"the splits {first!r} and {second!r} share patients or images: {error}") from error
-
-
 def _refuse_missing_classes(split: str, targets: np.ndarray, names: list[str]) -> None:
     counts = (targets == 1).sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(names))
     lacking = [name for name, count in zip(names, counts, strict=True) if not count]
@@ -261,16 +209,3 @@ def _refuse_missing_classes(split: str, targets: np.ndarray, names: list[str]) -
         always = [name for k, name in enumerate(names) if not (targets[:, k] == 0).any()]
         if always:
             raise ValueError(f"the split {split!r} has no image without {', '.join(always)}; leave the finding out")
-
-
-def _labelled_subset(
-    table: pa.Table, names: list[str], targets: np.ndarray, rows: np.ndarray, fraction: float, seed: int
-) -> np.ndarray:
-    columns = [f"_target_{k}" for k in range(len(names))] if targets.ndim == 2 else "_target"
-    if fraction == 1:
-        return rows
-    by_count = fraction > 1
-    if not fraction > 0 or (by_count and fraction != int(fraction)):
-        raise ValueError(f"label_fraction is {fraction}: give a share above 0 to 1, or a whole number of images")
-    sizes = {"fractions": (), "counts": (int(fraction),)} if by_count else {"fractions": (float(fraction),)}
-    return next(iter(label_subsets(table, columns, **sizes, seed=seed, rows=rows).values()))
