@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from monai_ssl.data.store import ImageStore
 from monai_ssl.transforms import IntensityStandardize, ViewChain, evaluation_view
 
 __all__ = ["Preprocessing"]
+
+_GEOMETRY = ("spacing_mm", "orientation")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Preprocessing:
         mean: likewise.
         std: likewise.
         fit: how whole images are brought to ``image_size``, see :class:`monai_ssl.transforms.CenterResample`.
+        spacing_mm: distance of neighbouring voxels along each array axis; None: each volume's own, or not known.
+        orientation: ends of the patient that the array axes run to (``"SPL"``); None: not known, or flat images.
     """
 
     image_size: tuple[int, ...]
@@ -32,10 +38,13 @@ class Preprocessing:
     mean: float = 0.5
     std: float = 0.25
     fit: str = "stretch"
+    spacing_mm: tuple[float, ...] | None = None
+    orientation: str | None = None
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any], image_size: tuple[int, ...] | None = None) -> Preprocessing:
-        """Read it from the manifest of encoder weights (fields ``intensity`` and ``patch_size``).
+        """Read it from the manifest of encoder weights (fields ``intensity``, ``patch_size``, ``spacing_mm``
+        and ``orientation``).
 
         Args:
             manifest: of :func:`monai_ssl.weights.read_manifest`.
@@ -47,7 +56,8 @@ class Preprocessing:
         size = image_size or manifest.get("patch_size")
         if not size:
             raise ValueError("the encoder's manifest does not say at which image size it was trained: give image_size")
-        return cls.from_dict({"image_size": size, **(manifest.get("intensity") or {})})
+        geometry = {name: manifest[name] for name in _GEOMETRY if manifest.get(name) is not None}
+        return cls.from_dict({"image_size": size, **(manifest.get("intensity") or {}), **geometry})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -57,19 +67,31 @@ class Preprocessing:
             ValueError: an entry is missing, unknown or wrong.
         """
         known = {"policy": None, "standardize_mode": "fixed", "mean": 0.5, "std": 0.25, "fit": "stretch"}
-        unknown = sorted(set(values) - known.keys() - {"image_size"})
+        unknown = sorted(set(values) - known.keys() - {"image_size", *_GEOMETRY})
         if unknown or "image_size" not in values:
             raise ValueError(f"this does not describe a preprocessing: {unknown or 'no image_size'}")
-        made = cls(tuple(int(side) for side in values["image_size"]), **{k: values.get(k, v) for k, v in known.items()})
+        size, spacing = tuple(int(side) for side in values["image_size"]), values.get("spacing_mm")
+        spacing = None if spacing is None else checked_spacing(spacing, len(size))
+        made = cls(
+            size,
+            **{k: values.get(k, v) for k, v in known.items()},
+            spacing_mm=spacing,
+            orientation=values.get("orientation"),
+        )
         made.view()  # refuses wrong values
         return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values for :meth:`from_dict`."""
-        return {"image_size": list(self.image_size), **self.intensity()}
+        return {"image_size": list(self.image_size), **self.intensity(), **self.geometry()}
+
+    def geometry(self) -> dict[str, Any]:
+        """Return the entries ``spacing_mm`` and ``orientation`` of a manifest, those that are known."""
+        spacing = {} if self.spacing_mm is None else {"spacing_mm": list(self.spacing_mm)}
+        return spacing if self.orientation is None else {**spacing, "orientation": self.orientation}
 
     def intensity(self) -> dict[str, Any]:
-        """Return the entry ``intensity`` of a manifest: everything but the size."""
+        """Return the entry ``intensity`` of a manifest: everything but size, spacing and orientation."""
         return {
             "policy": self.policy,
             "standardize_mode": self.standardize_mode,
@@ -87,10 +109,11 @@ class Preprocessing:
         return evaluation_view(self.image_size, len(self.image_size), self.fit, self.standardize())
 
     def with_store(self, store: ImageStore) -> Preprocessing:
-        """Return it with the store's intensity policy, after checking that the weights know no other.
+        """Return it with the store's policy, spacing and orientation, after checking that the weights know no others.
 
         Raises:
-            ValueError: the store was prepared by another policy, or has images of other dimensions.
+            ValueError: the store was prepared by another policy, or at another spacing or orientation, or has images of
+                other dimensions.
         """
         policy = store.policy.to_dict()
         if store.spatial_dims != len(self.image_size):
@@ -107,4 +130,42 @@ class Preprocessing:
                 "the weights were trained on images of another intensity policy than these were prepared by "
                 f"({told}); prepare them again with the weights' policy"
             )
-        return replace(self, policy=policy)
+        return replace(self, policy=policy, **self._geometry_of(store))
+
+    def _geometry_of(self, store: ImageStore) -> dict[str, Any]:
+        spacing, orientation = store.recipe.get("spacing_mm"), store.recipe.get("orientation")
+        spacing = None if spacing is None else tuple(float(value) for value in spacing)
+        if self.orientation is not None and orientation is not None and self.orientation != orientation:
+            raise ValueError(
+                f"the weights were trained on volumes whose axes run to {self.orientation}, those in {store.folder} "
+                f"run to {orientation}; prepare them again with orientation={self.orientation}"
+            )
+        if self.spacing_mm is not None and (spacing is None or not np.allclose(spacing, self.spacing_mm, rtol=1e-3)):
+            have = "each volume's own" if spacing is None else shown_spacing(spacing)
+            raise ValueError(
+                f"the weights were trained at a spacing of {shown_spacing(self.spacing_mm)}, the volumes in "
+                f"{store.folder} have {have}; prepare them again with spacing_mm={list(self.spacing_mm)}"
+            )
+        return {"spacing_mm": spacing, "orientation": orientation or self.orientation}
+
+
+def checked_spacing(spacing_mm: float | Sequence[float], spatial_dims: int) -> tuple[float, ...]:
+    """Return one distance in mm for each axis.
+
+    Raises:
+        ValueError: they are not as many as there are axes, or not positive.
+    """
+    each = (spacing_mm,) * spatial_dims if isinstance(spacing_mm, (int, float)) else tuple(spacing_mm)
+    each = tuple(float(value) for value in each)
+    if len(each) != spatial_dims or not all(0 < value < 1000 for value in each):
+        raise ValueError(f"spacing_mm must be one distance in mm, or {spatial_dims} of them, got {spacing_mm}")
+    return each
+
+
+def shown_spacing(spacing_mm: Sequence[float]) -> str:
+    """Write a spacing for people.
+
+    >>> shown_spacing((3.0, 0.75, 0.75))
+    '3 x 0.75 x 0.75 mm'
+    """
+    return " x ".join(f"{value:g}" for value in spacing_mm) + " mm"

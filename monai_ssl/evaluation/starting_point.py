@@ -7,11 +7,12 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from torch import nn
 
-from monai_ssl.evaluation.preprocessing import Preprocessing
+from monai_ssl.evaluation.preprocessing import Preprocessing, checked_spacing, shown_spacing
 from monai_ssl.networks import build_classifier
 from monai_ssl.weights import LoadReport, WeightsFileError, load_encoder, load_imagenet_weights, read_manifest
 
@@ -20,7 +21,6 @@ __all__ = ["MODES", "StartingPoint"]
 logger = logging.getLogger(__name__)
 
 MODES = ("linear", "finetune", "scratch")
-_DEFAULT_SIZE = 128
 
 
 class StartingPoint:
@@ -36,6 +36,7 @@ class StartingPoint:
         spatial_dims: of the images; the weights' own if they say.
         in_channels: likewise.
         channel_policy: for an ImageNet checkpoint, see :func:`monai_ssl.weights.load_imagenet_weights`.
+        spacing_mm: of volumes, one distance or one for each axis; None: what the weights were trained at, if they say.
 
     Attributes:
         manifest: of the weights, or None.
@@ -50,6 +51,12 @@ class StartingPoint:
         WeightsFileError: it is damaged.
     """
 
+    modes: ClassVar[tuple[str, str, str]] = MODES
+    """The frozen encoder's, then ``"finetune"`` and ``"scratch"``."""
+
+    default_architecture: ClassVar[str] = "resnet18"
+    default_size: ClassVar[int] = 128
+
     def __init__(
         self,
         mode: str | None = None,
@@ -60,33 +67,44 @@ class StartingPoint:
         spatial_dims: int = 2,
         in_channels: int = 1,
         channel_policy: str = "sum",
+        spacing_mm: float | Sequence[float] | None = None,
     ) -> None:
+        frozen = self.modes[0]
         mode = mode or ("finetune" if encoder_weights else "scratch")
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if mode not in self.modes:
+            raise ValueError(f"mode must be one of {', '.join(self.modes)}, got {mode!r}")
         if mode == "finetune" and not encoder_weights:
             raise ValueError("mode 'finetune' needs encoder_weights; mode 'scratch' trains from random weights")
         if mode == "scratch" and encoder_weights:
-            raise ValueError("mode 'scratch' takes no encoder_weights; use 'finetune' or 'linear', or leave them out")
+            raise ValueError(
+                f"mode 'scratch' takes no encoder_weights; use 'finetune' or {frozen!r}, or leave them out"
+            )
         self.created = time.time()
         self.mode, self.encoder_weights, self.channel_policy = mode, encoder_weights, channel_policy
         self.manifest = _manifest_of(encoder_weights)
         network = self.manifest["network"] if self.manifest else {}
-        self.architecture = architecture or network.get("architecture", "resnet18")
-        same = self.architecture == network.get("architecture")
-        self.network_args = dict(network_args or (network["arguments"] if same else {}))
+        self.architecture, self.network_args = self.choose_network(network, architecture, network_args)
         self.spatial_dims = network.get("spatial_dims", spatial_dims)
         self.in_channels = network.get("in_channels", in_channels)
-        size = self._all_sides(image_size)
-        self.preprocessing = (
-            Preprocessing.from_manifest(self.manifest, size)
-            if self.manifest
-            else Preprocessing(size or (_DEFAULT_SIZE,) * self.spatial_dims)
-        )
+        self.preprocessing = self._preprocessing(self._all_sides(image_size), spacing_mm)
         self.lineage: tuple[dict[str, Any], ...] = ()
         self.report: LoadReport | None = None
-        if mode == "linear" and not encoder_weights:
-            logger.warning("mode 'linear' without encoder_weights: this measures the features of a random network")
+        if mode == frozen and not encoder_weights:
+            logger.warning("mode %r without encoder_weights: this measures the features of a random network", frozen)
+
+    def choose_network(
+        self, network: dict[str, Any], architecture: str | None, network_args: dict[str, Any] | None
+    ) -> tuple[str, dict[str, Any]]:
+        """Return architecture and further arguments: what was asked for, else what the weights are of.
+
+        Args:
+            network: the manifest's entry, or empty.
+            architecture: as asked for.
+            network_args: as asked for.
+        """
+        name = architecture or network.get("architecture", self.default_architecture)
+        same = name == network.get("architecture")
+        return name, dict(network_args or (network["arguments"] if same else {}))
 
     def build(self, num_classes: int) -> nn.Module:
         """Build the classifier and load the weights; torch's global generator makes the rest.
@@ -94,9 +112,18 @@ class StartingPoint:
         Raises:
             WeightsMismatchError: the weights are of another network.
         """
-        net = build_classifier(
-            self.architecture, num_classes, self.spatial_dims, self.in_channels, **self.complete_args()
+        return self.load_into(
+            build_classifier(
+                self.architecture, num_classes, self.spatial_dims, self.in_channels, **self.complete_args()
+            )
         )
+
+    def load_into(self, net: nn.Module) -> nn.Module:
+        """Load the weights, if there are any, into a network that was built for them, and return it.
+
+        Raises:
+            WeightsMismatchError: the weights are of another network.
+        """
         if self.encoder_weights:
             if self.manifest:
                 self.report = load_encoder(net, self.encoder_weights)
@@ -105,6 +132,22 @@ class StartingPoint:
             self.lineage = self.report.lineage
             logger.info("%s", self.report)
         return net
+
+    def _preprocessing(self, size: tuple[int, ...] | None, spacing_mm: float | Sequence[float] | None) -> Preprocessing:
+        if self.manifest:
+            found = Preprocessing.from_manifest(self.manifest, size)
+        else:
+            found = Preprocessing(size or (self.default_size,) * self.spatial_dims)
+        if spacing_mm is None:
+            return found
+        wanted = checked_spacing(spacing_mm, self.spatial_dims)
+        if found.spacing_mm not in (None, wanted):
+            logger.warning(
+                "the weights were trained at %s; here volumes have %s",
+                shown_spacing(found.spacing_mm),
+                shown_spacing(wanted),
+            )
+        return replace(found, spacing_mm=wanted)
 
     def _all_sides(self, image_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
         if image_size is None:

@@ -42,6 +42,7 @@ MANIFEST_FIELDS: dict[str, ManifestField] = {
     "lineage": ManifestField("list of objects", False, "earlier training stages, oldest first"),
     "intensity": ManifestField("object", False, "how images must be prepared: policy, value range, mean, std"),
     "spacing_mm": ManifestField("list of numbers", False, "pixel or voxel spacing of the training images"),
+    "orientation": ManifestField("string", False, "patient's ends that the array axes run to, for volumes"),
     "patch_size": ManifestField("list of numbers", False, "size of the training views in pixels, array order"),
     "images_seen": ManifestField("integer", False, "images read in training, repetitions counted"),
     "data_fingerprint": ManifestField("string", False, "hash of the list of training images"),
