@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from monai_ssl.metrics.intervals import BootstrapInterval, bootstrap_difference, bootstrap_interval
 from monai_ssl.metrics.neighbours import knn_auc, knn_scores
+from monai_ssl.metrics.overlap import MaskScore, mask_scores
 from monai_ssl.metrics.representation import alignment, effective_rank, feature_std, uniformity
 from monai_ssl.metrics.retrieval import precision_at_k, recall_at_k
 from monai_ssl.metrics.roc import area_under_roc, roc_per_class
 
 __all__ = [
     "BootstrapInterval",
+    "MaskScore",
     "alignment",
     "area_under_roc",
     "bootstrap_difference",
@@ -25,6 +27,7 @@ __all__ = [
     "feature_std",
     "knn_auc",
     "knn_scores",
+    "mask_scores",
     "precision_at_k",
     "recall_at_k",
     "roc_per_class",
