@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The card of a trained segmentation network, and the store of the volumes that it is to segment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import nn
+
+from monai_ssl.data.prepare_volumes import prepare_volumes
+from monai_ssl.data.store import ImageStore
+from monai_ssl.data.volume_index import build_volume_index
+from monai_ssl.evaluation.model_card import ModelCard, find_model, load_model, read_model_card, save_model
+from monai_ssl.evaluation.preprocessing import Preprocessing
+from monai_ssl.evaluation.segmentation_labels import SegmentationLabels
+from monai_ssl.evaluation.segmentation_start import SegmentationStart, build_segmenter
+
+__all__ = [
+    "SegmenterCard",
+    "find_segmenter",
+    "load_segmenter",
+    "open_unlabelled_volumes",
+    "read_segmenter_card",
+    "save_segmenter",
+    "sliding_window",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterCard(ModelCard):
+    """What ``model.json`` says about the ``model.pt`` of a segmentation network.
+
+    Attributes:
+        label_values: for each class the values that meant it in the label maps of the training.
+        modality: of the volumes whose files do not say theirs, or None.
+        crop_foreground: whether volumes are cropped to the body before they reach the network.
+        overlap: of neighbouring windows, in [0, 1).
+    """
+
+    label_values: list[list[int]]
+    modality: str | None = None
+    crop_foreground: bool = False
+    overlap: float = 0.5
+
+    kind: ClassVar[str] = "segmenter"
+
+    @classmethod
+    def describe(
+        cls,
+        start: SegmentationStart,
+        labels: SegmentationLabels,
+        preprocessing: Preprocessing,
+        seed: int,
+        modality: str | None = None,
+        crop_foreground: bool = False,
+        overlap: float = 0.5,
+    ) -> SegmenterCard:
+        """Make the card of a training; call it after ``start.build``, which knows the lineage."""
+        return cls(
+            architecture=start.architecture,
+            network_args=start.complete_args(),
+            spatial_dims=start.spatial_dims,
+            in_channels=start.in_channels,
+            class_names=list(labels.class_names),
+            label_values=[list(values) for values in labels.label_values],
+            preprocessing=preprocessing.to_dict(),
+            modality=modality,
+            crop_foreground=crop_foreground,
+            overlap=overlap,
+            mode=start.mode,
+            lineage=list(start.lineage),
+            label_fraction=labels.label_fraction,
+            num_labels=len(labels.rows["train"]),
+            seed=seed,
+            split_hash=labels.split_hash,
+            subset_hash=labels.subset_hash,
+        )
+
+    @property
+    def classes(self) -> dict[str, list[int]]:
+        """The names of the classes with the values of the label maps."""
+        return dict(zip(self.class_names, self.label_values, strict=True))
+
+    def build(self) -> nn.Module:
+        """Build the network, with random weights: (B, C, *spatial) -> (B, 1 + K, *spatial) logits."""
+        arguments = self.network_args
+        return build_segmenter(
+            self.architecture, len(self.class_names), self.spatial_dims, self.in_channels, **arguments
+        ).net
+
+    def inferer(self, batch_size: int = 2) -> SlidingWindowInferer:
+        """Return the sliding window that the network looks at whole volumes through."""
+        return sliding_window(self.prepared(), batch_size, self.overlap)
+
+
+def sliding_window(preprocessing: Preprocessing, batch_size: int = 2, overlap: float = 0.5) -> SlidingWindowInferer:
+    """Return MONAI's sliding window of the network's input size, windows blended by a Gaussian.
+
+    A volume that is smaller than the window is padded with what black is after the standardisation, as its patches are
+    in training. Volumes of more than 512 x 512 x 512 voxels are stitched on the CPU.
+
+    Args:
+        preprocessing: of the network.
+        batch_size: windows at a time.
+        overlap: of neighbouring windows, in [0, 1).
+    """
+    black = preprocessing.standardize_mode == "fixed" and isinstance(preprocessing.mean, (int, float))
+    padding = {"padding_mode": "constant", "cval": -preprocessing.mean / preprocessing.std} if black else {}
+    return SlidingWindowInferer(
+        roi_size=preprocessing.image_size,
+        sw_batch_size=batch_size,
+        overlap=overlap,
+        mode="gaussian",
+        cpu_thresh=512**3,
+        **(padding or {"padding_mode": "replicate"}),
+    )
+
+
+def save_segmenter(network: nn.Module, card: SegmenterCard, path: str | os.PathLike, **metrics: float) -> None:
+    """Write a segmentation network, see :func:`monai_ssl.evaluation.save_model`."""
+    save_model(network, card, path, **metrics)
+
+
+def read_segmenter_card(path: str | os.PathLike) -> SegmenterCard:
+    """Read the card beside a segmentation network's weights, see :func:`monai_ssl.evaluation.read_model_card`."""
+    return read_model_card(path, SegmenterCard)
+
+
+def load_segmenter(network: nn.Module, path: str | os.PathLike) -> SegmenterCard:
+    """Load a trained segmentation network, see :func:`monai_ssl.evaluation.load_model`."""
+    return load_model(network, path, SegmenterCard)
+
+
+def find_segmenter(folders: Sequence[str | os.PathLike], name: str = "model.pt") -> str:
+    """Return the path of the first trained network in the folders; the last folder's path if there is none."""
+    return find_model(folders, name)
+
+
+def open_unlabelled_volumes(
+    dataset_dir: str | os.PathLike | None,
+    cache_dir: str | os.PathLike,
+    card: SegmenterCard,
+    modality: str | None = None,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> ImageStore:
+    """Index and prepare volumes without labels as the network's own were; nothing is split or left out.
+
+    Args:
+        dataset_dir: folder of volumes, DICOM, NIfTI, NRRD or MetaImage; None: the embedded example data.
+        cache_dir: for the index and the store.
+        card: of the network.
+        modality: of files that do not say theirs; None: the training's.
+        num_workers: processes; None: all CPUs.
+        progress: show progress bars.
+
+    Returns:
+        The store; files that can't be used are in its ``refused``, with reasons.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no volume, or none that can be used.
+    """
+    raise NotImplementedError
+
+
+def class_numbers(logits: torch.Tensor) -> torch.Tensor:
+    """Return (B, *spatial) uint8 class numbers of logits (B, 1 + K, *spatial)."""
+    return logits.argmax(dim=1).to(torch.uint8)
