@@ -92,14 +92,14 @@ def build_index(
     facts = facts.filter(pc.not_equal(facts["status"], IGNORED))
     if not len(facts):
         raise ValueError(
-            f"{root}: no images among its {len(files) + unopened.total()} files{_counts(ignored)}. "
+            f"{root}: no images among its {len(files) + unopened.total()} files{counts_text(ignored)}. "
             "Looked for DICOM (any name), PNG, JPEG, TIFF, BMP and NIfTI."
         )
     table = join_labels(facts, label_table, root, salt, labels_file)
     if output is not None:
         write_table(table, output)
     logger.info("%s: %s; read anew %d; left out %d files that are no images%s", root, _status(table), len(todo),
-                ignored.total(), _counts(ignored))  # fmt: skip
+                ignored.total(), counts_text(ignored))  # fmt: skip
     return table
 
 
@@ -154,7 +154,7 @@ def describe_index(table: pa.Table) -> str:
         if name in table.column_names:
             counts = collections.Counter(str(value) for value in usable[name].to_pylist() if value is not None)
             if counts:
-                lines.append(f"  {name}: {_counts(counts)[2:-1]}")
+                lines.append(f"  {name}: {counts_text(counts)[2:-1]}")
     if "group_id" in table.column_names:
         lines.append(f"  patients or groups: {pc.count_distinct(usable['group_id']).as_py()}")
     refused = table.filter(pc.equal(table["status"], "refused"))
@@ -232,7 +232,8 @@ def index_salt(salt: str | bytes | None, output: Path | None) -> bytes:
     return os.urandom(32) if output is None else load_salt(output.with_suffix(".salt"))
 
 
-def _counts(counter: collections.Counter) -> str:
+def counts_text(counter: collections.Counter) -> str:
+    """The most frequent entries with their numbers, in brackets; nothing for an empty counter."""
     return f" ({', '.join(f'{name} {count}' for name, count in counter.most_common(8))})" if counter else ""
 
 
