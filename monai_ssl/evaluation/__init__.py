@@ -25,6 +25,8 @@ from .fine_tuning import (
 )
 from .head_start import fit_head
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
+from .model_card import ModelCard, find_model, load_model, read_model_card, save_model
+from .model_handlers import BestModel
 from .online_probe import online_probe, probe_labels
 from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
@@ -33,11 +35,30 @@ from .report import ClassifierReport, classifier_report
 from .report_table import collect_reports, compare_predictions, report_table
 from .run_facts import RunFacts, describe_lineage, device_name, package_versions
 from .sampling import FixedLengthSampler
+from .segmentation_card import (
+    SegmenterCard,
+    find_segmenter,
+    load_segmenter,
+    open_unlabelled_volumes,
+    read_segmenter_card,
+    save_segmenter,
+    sliding_window,
+)
+from .segmentation_data import LabelledVolumes, ZoomedPatch, read_size_for, segmentation_views
+from .segmentation_handlers import BestSegmenter, SegmentationReportWriter
+from .segmentation_labels import SegmentationLabels, segmentation_labels
+from .segmentation_method import SegmentationMethod
+from .segmentation_plots import SlicedVolume, segmentation_png
+from .segmentation_report import SegmentationReport, segmentation_report
+from .segmentation_start import SegmentationStart, build_segmenter
+from .segmentation_validation import MeanDiceScore, SegmentationEvaluator, WholeVolume
 from .starting_point import StartingPoint
 from .validation import ClassifierEvaluator, PreparedView, RocAreaScore
 
 __all__ = [
     "BestClassifier",
+    "BestModel",
+    "BestSegmenter",
     "ClassificationLabels",
     "ClassifierCard",
     "ClassifierEvaluator",
@@ -47,14 +68,28 @@ __all__ = [
     "FeatureWriter",
     "FixedLengthSampler",
     "LabelledStoreDataset",
+    "LabelledVolumes",
     "LinearProbe",
+    "MeanDiceScore",
+    "ModelCard",
     "PredictionWriter",
     "PreparedView",
     "Preprocessing",
     "RocAreaScore",
     "RunFacts",
+    "SegmentationEvaluator",
+    "SegmentationLabels",
+    "SegmentationMethod",
+    "SegmentationReport",
+    "SegmentationReportWriter",
+    "SegmentationStart",
+    "SegmenterCard",
+    "SlicedVolume",
     "StartingPoint",
     "WeightAverage",
+    "WholeVolume",
+    "ZoomedPatch",
+    "build_segmenter",
     "class_weights",
     "classification_labels",
     "classification_layer",
@@ -65,20 +100,35 @@ __all__ = [
     "device_name",
     "extract_features",
     "find_classifier",
+    "find_model",
+    "find_segmenter",
     "fine_tuning_groups",
     "fine_tuning_views",
     "fit_head",
     "knn_probe",
     "linear_probe",
     "load_classifier",
+    "load_model",
+    "load_segmenter",
     "online_probe",
     "open_unlabelled",
+    "open_unlabelled_volumes",
     "package_versions",
     "pretraining_summary",
     "probe_labels",
     "read_classifier_card",
+    "read_model_card",
+    "read_segmenter_card",
+    "read_size_for",
     "regularisation_rule",
     "report_table",
     "save_classifier",
+    "save_model",
+    "save_segmenter",
+    "segmentation_labels",
+    "segmentation_png",
+    "segmentation_report",
+    "segmentation_views",
     "set_classification_layer",
+    "sliding_window",
 ]

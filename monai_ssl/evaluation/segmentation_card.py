@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
+import pyarrow as pa
+import pyarrow.compute as pc
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
-from monai_ssl.data.prepare_volumes import prepare_volumes
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.volume_index import build_volume_index
+from monai_ssl.data.volume_items import prepare_volumes
 from monai_ssl.evaluation.model_card import ModelCard, find_model, load_model, read_model_card, save_model
 from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.segmentation_labels import SegmentationLabels
@@ -167,9 +168,26 @@ def open_unlabelled_volumes(
         FileNotFoundError: there is no such folder.
         ValueError: it holds no volume, or none that can be used.
     """
-    raise NotImplementedError
+    cache_dir, folder = Path(cache_dir), Path(dataset_dir)
+    index = build_volume_index(folder, cache_dir / "index.parquet", num_workers=num_workers, progress=progress)
+    prepared = card.prepared()
+    return prepare_volumes(
+        with_modality(index, modality or card.modality),
+        folder,
+        cache_dir / "store",
+        policy=card.intensity_policy() or "auto",
+        orientation=prepared.orientation,
+        spacing_mm=prepared.spacing_mm,
+        crop_foreground=card.crop_foreground,
+        num_workers=num_workers,
+        max_refused_fraction=1.0,
+        progress=progress,
+    )
 
 
-def class_numbers(logits: torch.Tensor) -> torch.Tensor:
-    """Return (B, *spatial) uint8 class numbers of logits (B, 1 + K, *spatial)."""
-    return logits.argmax(dim=1).to(torch.uint8)
+def with_modality(index: pa.Table, modality: str | None) -> pa.Table:
+    """Return an index in which volumes whose files do not say their modality have this one."""
+    if modality is None:
+        return index
+    filled = pc.fill_null(index["modality"], modality)
+    return index.set_column(index.schema.get_field_index("modality"), "modality", filled)
