@@ -9,6 +9,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from monai_ssl.data import ImageStore
+from monai_ssl.data.volume_index import build_volume_index
+from monai_ssl.data.volume_items import prepare_volumes
+from monai_ssl.evaluation.segmentation_card import with_modality
+
 SPLITS = ("train", "train", "train", "val", "test")
 SPACING_MM = (1.0, 1.5, 2.0)  # of the file's own axes
 # The file's axes: as they come, flipped, permuted, and turned by 10 degrees.
@@ -75,3 +80,11 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)
     nib.save(image, path)
+
+
+def open_toy_volumes(folder: Path, cache: Path, **options) -> ImageStore:
+    """Index and prepare the folder as CT."""
+    index = build_volume_index(folder, cache / "index.parquet", num_workers=0, progress=False)
+    return prepare_volumes(
+        with_modality(index, "CT"), folder, cache / "store", policy="ct", num_workers=0, progress=False, **options
+    )

@@ -52,6 +52,8 @@ from .segmentation_plots import SlicedVolume, segmentation_png
 from .segmentation_report import SegmentationReport, segmentation_report
 from .segmentation_start import SegmentationStart, build_segmenter
 from .segmentation_validation import MeanDiceScore, SegmentationEvaluator, WholeVolume
+from .segmentation_writer import SegmentationWriter
+from .source_grid import restore_class_numbers, write_label_map
 from .starting_point import StartingPoint
 from .validation import ClassifierEvaluator, PreparedView, RocAreaScore
 
@@ -83,6 +85,7 @@ __all__ = [
     "SegmentationReport",
     "SegmentationReportWriter",
     "SegmentationStart",
+    "SegmentationWriter",
     "SegmenterCard",
     "SlicedVolume",
     "StartingPoint",
@@ -122,6 +125,7 @@ __all__ = [
     "read_size_for",
     "regularisation_rule",
     "report_table",
+    "restore_class_numbers",
     "save_classifier",
     "save_model",
     "save_segmenter",
@@ -131,4 +135,5 @@ __all__ = [
     "segmentation_views",
     "set_classification_layer",
     "sliding_window",
+    "write_label_map",
 ]

@@ -103,7 +103,8 @@ class SegmentationReport:
         for row in self.rows:
             cells = [row["class"]]
             for measure, digits in zip(MEASURES, (3, 2, 1), strict=True):
-                cells.append(f"{shown_number(row[measure], digits)} ({shown_interval(row, measure, digits)})")
+                bounds = f" ({shown_interval(row, measure, digits)})" if row[f"{measure}_low"] is not None else ""
+                cells.append(f"{shown_number(row[measure], digits)}{bounds}")
             lines.append(table_line([*cells, *(row[outcome.replace(" ", "_")] for outcome in _OUTCOMES)]))
         worst = sorted((row for row in self.volumes if row["dice"] is not None), key=lambda row: row["dice"])[:5]
         lines += ["", "## The worst", "", "| volume | class | Dice | outcome | true ml | predicted ml |"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from toy_radiographs import make_toy_radiographs
+from toy_volumes import make_toy_volumes, open_toy_volumes
 
 from monai_ssl.data import ImageStore, open_radiographs
 from monai_ssl.networks import build_classifier, build_encoder
@@ -38,3 +39,11 @@ def encoder_file(tmp_path_factory, toy_store):
 def tiny_classifier():
     torch.manual_seed(0)
     return build_classifier("densenet121", 3, **TINY)
+
+
+@pytest.fixture(scope="session")
+def volume_store(tmp_path_factory) -> ImageStore:
+    """Ten tiny CT volumes with label maps (values 1 and 4), at 1.5 mm."""
+    folder = tmp_path_factory.mktemp("volumes")
+    make_toy_volumes(folder / "data")
+    return open_toy_volumes(folder / "data", folder / "cache", spacing_mm=(1.5, 1.5, 1.5))
