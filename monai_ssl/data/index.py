@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -147,11 +148,17 @@ def list_files(root: str | Path, skip: Path | None = None) -> tuple[list[tuple[s
 
 
 def describe_index(table: pa.Table) -> str:
-    """Say in a few lines what an index holds: images by kind, refused files by reason, patients, labels."""
+    """Say in a few lines what an index holds: images or volumes by kind, refused files by reason, patients, labels."""
     usable = table.filter(pc.equal(table["status"], "ok"))
     lines = [_status(table)]
-    for name in ("kind", "modality", "view", "split"):
-        if name in table.column_names:
+    volumes = "volume" in table.column_names
+    if volumes and len(usable):
+        for name, unit in (("shape", " voxels (D x H x W)"), ("spacing_mm", " mm")):
+            lines.append(f"  {name.partition('_')[0]}: {_ranges(usable[name].to_pylist())}{unit}")
+        labelled = len(usable) - usable["label_map"].null_count
+        lines += [f"  with a label map: {labelled}"] * bool(labelled)
+    for name in ("kind", "modality", "unit", "orientation", "view", "split"):
+        if name in table.column_names and (volumes or name != "unit"):
             counts = collections.Counter(str(value) for value in usable[name].to_pylist() if value is not None)
             if counts:
                 lines.append(f"  {name}: {counts_text(counts)[2:-1]}")
@@ -176,6 +183,16 @@ def utf8_only(todo: list[tuple], refuse: Refuse, rows: dict[str, dict]) -> list[
             shown = path.encode("utf-8", "backslashreplace").decode()
             rows[shown] = refuse((shown, *facts), "the file name is not valid UTF-8")
     return [file for file in todo if is_utf8(file[0])]
+
+
+def _ranges(rows: list[list[float]]) -> str:
+    """Least, median and greatest of each axis.
+
+    >>> _ranges([[1, 10], [2, 10], [4, 10]])
+    '1-2-4 x 10'
+    """
+    axes = ((min(axis), statistics.median_low(axis), max(axis)) for axis in zip(*rows, strict=True))
+    return " x ".join(f"{a:.3g}" if a == c else f"{a:.3g}-{b:.3g}-{c:.3g}" for a, b, c in axes)
 
 
 def scan_items(
@@ -239,4 +256,5 @@ def counts_text(counter: collections.Counter) -> str:
 
 def _status(table: pa.Table) -> str:
     refused = pc.sum(pc.equal(table["status"], "refused")).as_py() or 0
-    return f"{len(table) - refused} images, {refused} refused"
+    noun = "volumes" if "volume" in table.column_names else "images"
+    return f"{len(table) - refused} {noun}, {refused} refused"

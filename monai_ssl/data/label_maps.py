@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from monai_ssl.data.errors import UnreadableImageError
+from monai_ssl.data.grids import corner_distance, same_place
 from monai_ssl.data.volume_reader import open_volume
 
 # Raise it when rows of unchanged files would come out different.
 LABEL_MAP_VERSION = "1"
-GRID_TOLERANCE = 0.25  # voxels: programs round spacing and origin differently, half a voxel would be a shift
 
 LABEL_MAP_SCHEMA = pa.schema(
     [("path", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("oriented", pa.bool_())]
@@ -59,7 +58,7 @@ def grid_difference(
 ) -> str | None:
     """Say how the grid of a label map differs from that of its image, or None if both have the same voxels.
 
-    The axes may be stored in another order or direction. Voxels may lie up to ``GRID_TOLERANCE`` of a voxel apart.
+    The axes may be stored in another order or direction. See ``same_place`` for how far apart voxels may lie.
 
     Args:
         shape, affine: of the label map: (D, H, W), and (4, 4) from voxels to mm; None if the file does not say.
@@ -78,12 +77,14 @@ def grid_difference(
         return f"{shapes}, and other axes or spacing"
     if tuple(int(side) for side in np.abs(turn) @ shape) != other_shape:
         return shapes
-    start = np.where(turn.sum(axis=1) < 0, np.array(other_shape) - 1, 0)
-    corners = np.array(list(product(*((0, side - 1) for side in shape)))).T  # (3, 8)
-    apart = np.abs(mapping[:3, :3] @ corners + mapping[:3, 3:] - (turn @ corners + start[:, None])).max()
-    if apart > GRID_TOLERANCE:
-        return f"label map of another grid: its voxels lie up to {apart:.1f} voxels from those of the image"
-    return None
+    turned = np.eye(4)
+    turned[:3, :3] = turn
+    turned[:3, 3] = np.where(turn.sum(axis=1) < 0, np.array(other_shape) - 1, 0)
+    affine = affine @ np.linalg.inv(turned)  # of the label map with the image's order of axes
+    if same_place(other_shape, affine, other_affine):
+        return None
+    away = corner_distance(other_shape, affine, other_affine)
+    return f"label map of another grid: its corners lie up to {away:.3g} mm from those of the image"
 
 
 def _text(shape: tuple[int, ...]) -> str:

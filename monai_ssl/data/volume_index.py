@@ -196,10 +196,19 @@ def _join(rows: list[dict], labels: pa.Table | None, root: Path, salt: bytes, so
     names = [[[row["path"]], [row["place"]], row["files"]] for row in rows]
     alone = [row["study"] or row["place"] for row in rows]
     table = join_labels(facts, labels, root, salt, source, names=names, alone=alone)
+    terms = [_term(value) for value in table["modality"].to_pylist()]
+    place = table.schema.get_field_index("modality")
+    table = table.set_column(place, "modality", pa.array(terms, pa.string()))
     if "label_map" not in table.column_names:
         table = table.append_column("label_map", pa.nulls(len(table), pa.string()))
     first = [*VOLUME_SCHEMA.names, "label_map", "group_id"]
     return table.select([*first, *(name for name in table.column_names if name not in first)])
+
+
+def _term(modality: str | None) -> str | None:
+    """DICOM's spelling of a modality: the user's column may say ``mri``."""
+    text = (modality or "").strip().upper()
+    return {"MRI": "MR", "PET": "PT"}.get(text, text) or None
 
 
 def _check_label_maps(table: pa.Table, grids: dict[str, dict]) -> pa.Table:

@@ -23,7 +23,7 @@ from monai_ssl.data.hashing import content_hash, hash_identifier
 from monai_ssl.data.readers import sniff_kind
 from monai_ssl.data.scan import IGNORED, hashed_identifiers
 from monai_ssl.data.volume_files import ITK_SUFFIXES
-from monai_ssl.data.volume_reader import open_volume, open_volumes
+from monai_ssl.data.volume_reader import open_volumes
 from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 
 # Raise it when rows of unchanged files would come out different.
@@ -187,38 +187,6 @@ def scan_unit(root: str, rules: SeriesRules, unit: Unit) -> dict:
 def refused_unit(unit: Unit, reason: str) -> dict:
     """Row for ``UNIT_SCHEMA`` of a unit that cannot be used at all."""
     return _record(unit, [_row(unit, unit.files) | {"status": "refused", "reason": reason}], reason)
-
-
-def open_indexed_volume(root: str | Path, row: Mapping[str, Any]) -> OpenVolume:
-    """Open the volume of a row of the index, by the rules it was found by.
-
-    Args:
-        root: the folder the index was made of.
-        row: with the columns ``files``, ``volume``, ``kind``, ``bytes``, ``mtime_ns``, ``min_slices`` and ``uneven``.
-
-    Raises:
-        UnreadableImageError: if the files changed since they were indexed, are gone, or cannot be read any more.
-    """
-    paths = [Path(root, file) for file in row["files"]]
-    try:
-        facts = [path.stat() for path in paths]
-        if stamp_of(facts) != (row["bytes"], row["mtime_ns"]):
-            raise UnreadableImageError("the files changed since they were indexed; build the index again", paths[0])
-        if row["kind"] != "dicom":
-            return open_volume(paths[0], index=row["volume"])
-        return open_volume(paths, index=row["volume"], min_slices=row["min_slices"], uneven=row["uneven"])
-    except FileNotFoundError:
-        raise UnreadableImageError("a file is gone since it was indexed; build the index again", paths[0]) from None
-
-
-def stamp_of(facts: Iterable[Any]) -> tuple[int, int]:
-    """Columns ``bytes`` and ``mtime_ns`` of a row: all bytes, and the latest modification time of its files.
-
-    Args:
-        facts: what ``Path.stat`` gave for each file.
-    """
-    facts = list(facts)
-    return sum(one.st_size for one in facts), max(one.st_mtime_ns for one in facts)
 
 
 def _record(unit: Unit, rows: list[dict], fault: str | None) -> dict:
