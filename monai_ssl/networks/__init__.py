@@ -18,6 +18,7 @@ from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
+from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .vit import MeanTokenViT, ViTImageEncoder
@@ -43,6 +44,8 @@ __all__ = [
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
+    "SwinUNETRClassifier",
+    "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
     "UNetClassifier",
     "UNetImageEncoder",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.networks import nets
-from network_cases import DECODERS, SMALL_DYNUNET, SMALL_FLEXIBLE, SMALL_NESTED, SMALL_SEGRESNET, SMALL_UNET
+from network_cases import DECODERS, SMALL_DYNUNET, SMALL_FLEXIBLE, SMALL_NESTED, SMALL_SEGRESNET, SMALL_SWIN, SMALL_UNET
 
 from monai_ssl.networks import EncoderDecoder, ImageEncoder, build_encoder
 
@@ -19,13 +19,17 @@ PLAIN = {
         dims, 1, 3, kernel_size=[3] * 4, upsample_kernel_size=[2] * 3, **SMALL_DYNUNET
     ),
 }
+PLAIN["swinunetr"] = lambda dims: nets.SwinUNETR(1, 3, spatial_dims=dims, **SMALL_SWIN)
 LAST = {"segresnet": "conv_final", "unet": "model.2", "basicunet": "final_conv", "dynunet": "output_block"}
-LAST["flexibleunet"] = "segmentation_head"
+LAST |= {"flexibleunet": "segmentation_head", "swinunetr": "out"}
 cases = pytest.mark.parametrize("architecture, arguments, channels, strides", DECODERS, ids=[c[0] for c in DECODERS])
 
 
-def image(spatial_dims: int, size: int = 32) -> torch.Tensor:
-    return torch.rand(2, 1, *[size] * spatial_dims, generator=torch.Generator().manual_seed(0))
+def image(spatial_dims: int, size: int = 32, architecture: str = "") -> torch.Tensor:
+    shape = [size] * spatial_dims
+    if architecture == "swinunetr":  # its decoder normalises the deepest map, which must have two voxels
+        shape[0] = 64
+    return torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @cases
@@ -33,10 +37,10 @@ def image(spatial_dims: int, size: int = 32) -> torch.Tensor:
 @torch.no_grad()
 def test_pyramid_pooled_features_and_decoder(architecture, arguments, channels, strides, spatial_dims):
     encoder = build_encoder(architecture, spatial_dims, out_channels=1, **arguments).eval()
-    x = image(spatial_dims)
+    x = image(spatial_dims, architecture=architecture)
     maps = encoder.feature_maps(x)
     assert [m.shape[1] for m in maps] == channels == list(encoder.map_channels)
-    assert [tuple(m.shape[2:]) for m in maps] == [(32 // s,) * spatial_dims for s in strides]
+    assert [tuple(m.shape[2:]) for m in maps] == [tuple(n // s for n in x.shape[2:]) for s in strides]
     assert encoder.size_divisor == (strides[-1],) * spatial_dims
     assert (encoder.num_features, encoder.out_channels) == (channels[-1], 1)
     torch.testing.assert_close(encoder(x), maps[-1].flatten(2).mean(2))
@@ -75,7 +79,7 @@ def test_keys_are_those_of_plain_monai_networks(architecture, arguments, channel
 @cases
 def test_no_parameter_stays_without_gradient(architecture, arguments, channels, strides):
     encoder = build_encoder(architecture, out_channels=1, **arguments)
-    encoder.decode(encoder.feature_maps(image(2))).square().sum().backward()
+    encoder.decode(encoder.feature_maps(image(2, architecture=architecture))).square().sum().backward()
     assert not [name for name, p in encoder.named_parameters() if p.grad is None]
 
 
@@ -106,3 +110,20 @@ def test_flexible_unet_with_another_backbone_is_refused():
         build_encoder("flexibleunet", backbone="efficientnet-b0")
     with pytest.raises(ValueError, match="needs a ResNet as backbone"):
         ImageEncoder(nets.FlexibleUNet(1, 2, "efficientnet-b0"))
+
+
+@torch.no_grad()
+def test_maps_of_swinunetr_are_those_its_transformer_gives_out():
+    for arguments in (
+        SMALL_SWIN,
+        SMALL_SWIN | {"use_v2": True, "downsample": "mergingv2"},
+        SMALL_SWIN | {"normalize": False},
+    ):
+        net = nets.SwinUNETR(1, 2, spatial_dims=3, **arguments).eval()
+        encoder = ImageEncoder(net)
+        x = image(3, architecture="swinunetr")
+        maps = encoder.feature_maps(x)
+        for ours, theirs in zip(maps[1:], net.swinViT(x, net.normalize), strict=True):
+            torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(encoder.decode(maps), net(x))
+        torch.testing.assert_close(encoder(x), maps[-1].flatten(2).mean(2))

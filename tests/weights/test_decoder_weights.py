@@ -23,6 +23,7 @@ NESTED = {"channels": [4, 8, 16]}
 FLEXIBLE = {"backbone": "resnet10", "decoder_channels": [8, 8, 8, 8, 8]}
 UNET = {"features": [4, 4, 8, 8, 16, 4]}
 DYNUNET = {"filters": [4, 8, 8, 16], "strides": [1, 2, 2, 2]}
+SWIN = {"feature_size": 12, "depths": [2, 1, 1, 1], "num_heads": [2, 2, 2, 2], "window_size": 4}
 CASES = [
     ("segresnet", SEGRESNET, lambda dims: nets.SegResNet(dims, out_channels=3, **SEGRESNET)),
     ("unet", NESTED, lambda dims: nets.UNet(dims, 1, 3, strides=(2, 2), num_res_units=2, **NESTED)),
@@ -30,16 +31,18 @@ CASES = [
     ("flexibleunet", FLEXIBLE, lambda dims: nets.FlexibleUNet(1, 3, spatial_dims=dims, **FLEXIBLE)),
     ("basicunet", UNET, lambda dims: nets.BasicUNet(dims, 1, 3, **UNET)),
     ("dynunet", DYNUNET, lambda dims: nets.DynUNet(dims, 1, 3, [3] * 4, upsample_kernel_size=[2] * 3, **DYNUNET)),
+    ("swinunetr", SWIN, lambda dims: nets.SwinUNETR(1, 3, spatial_dims=dims, **SWIN)),
 ]
 LAST = {"segresnet": "conv_final", "unet": "model.2", "basicunet": "final_conv", "dynunet": "output_block"}
-LAST["flexibleunet"] = "segmentation_head"
+LAST |= {"flexibleunet": "segmentation_head", "swinunetr": "out"}
 cases = pytest.mark.parametrize(
     "architecture, arguments, plain", CASES, ids=[case[0] + str(i) for i, case in enumerate(CASES)]
 )
 
 
 def image(spatial_dims: int) -> torch.Tensor:
-    return torch.rand(2, 1, *[32] * spatial_dims, generator=torch.Generator().manual_seed(0))
+    shape = [64, *[32] * (spatial_dims - 1)]  # SwinUNETR's decoder takes no map of a single voxel
+    return torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @cases
