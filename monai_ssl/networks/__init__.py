@@ -13,6 +13,7 @@ from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
+from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .momentum import MomentumCopy
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
@@ -21,6 +22,7 @@ from .shuffle import BatchShuffle, shuffle_batch_norm
 from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
+from .unetr import UNETRClassifier, UNETRImageEncoder
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "MLPHead",
     "MaskedTokenDecoder",
     "MeanTokenViT",
+    "MedNeXtClassifier",
+    "MedNeXtImageEncoder",
     "MomentumCopy",
     "ResNetImageEncoder",
     "SegResNetClassifier",
@@ -47,6 +51,8 @@ __all__ = [
     "SwinUNETRClassifier",
     "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
+    "UNETRClassifier",
+    "UNETRImageEncoder",
     "UNetClassifier",
     "UNetImageEncoder",
     "ViTImageEncoder",
