@@ -9,10 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from monai_ssl.data import ImageStore
-from monai_ssl.data.volume_index import build_volume_index
-from monai_ssl.data.volume_items import prepare_volumes
-from monai_ssl.evaluation.segmentation_card import with_modality
+from monai_ssl.data import ImageStore, open_volume_store
 
 SPLITS = ("train", "train", "train", "val", "test")
 SPACING_MM = (1.0, 1.5, 2.0)  # of the file's own axes
@@ -84,7 +81,4 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 
 def open_toy_volumes(folder: Path, cache: Path, **options) -> ImageStore:
     """Index and prepare the folder as CT."""
-    index = build_volume_index(folder, cache / "index.parquet", num_workers=0, progress=False)
-    return prepare_volumes(
-        with_modality(index, "CT"), folder, cache / "store", policy="ct", num_workers=0, progress=False, **options
-    )
+    return open_volume_store(folder, cache, modality="CT", policy="ct", num_workers=0, progress=False, **options)

@@ -6,17 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
 from monai_ssl.data.store import ImageStore
-from monai_ssl.data.volume_index import build_volume_index
-from monai_ssl.data.volume_items import prepare_volumes
+from monai_ssl.data.volume_store import open_volume_store
 from monai_ssl.evaluation.model_card import ModelCard, find_model, load_model, read_model_card, save_model
 from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.segmentation_labels import SegmentationLabels
@@ -151,7 +147,7 @@ def open_unlabelled_volumes(
     num_workers: int | None = None,
     progress: bool = True,
 ) -> ImageStore:
-    """Index and prepare volumes without labels as the network's own were; nothing is split or left out.
+    """Index and prepare volumes without labels as the network's own were; copies stay.
 
     Args:
         dataset_dir: folder of volumes, DICOM, NIfTI, NRRD or MetaImage; None: the embedded example data.
@@ -166,28 +162,20 @@ def open_unlabelled_volumes(
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds no volume, or none that can be used.
+        ValueError: it holds no volume.
+        RuntimeError: none of its volumes can be used.
     """
-    cache_dir, folder = Path(cache_dir), Path(dataset_dir)
-    index = build_volume_index(folder, cache_dir / "index.parquet", num_workers=num_workers, progress=progress)
     prepared = card.prepared()
-    return prepare_volumes(
-        with_modality(index, modality or card.modality),
-        folder,
-        cache_dir / "store",
+    return open_volume_store(
+        dataset_dir,
+        cache_dir,
+        modality=modality or card.modality,
         policy=card.intensity_policy() or "auto",
         orientation=prepared.orientation,
         spacing_mm=prepared.spacing_mm,
         crop_foreground=card.crop_foreground,
+        drop_duplicates=False,
         num_workers=num_workers,
         max_refused_fraction=1.0,
         progress=progress,
     )
-
-
-def with_modality(index: pa.Table, modality: str | None) -> pa.Table:
-    """Return an index in which volumes whose files do not say their modality have this one."""
-    if modality is None:
-        return index
-    filled = pc.fill_null(index["modality"], modality)
-    return index.set_column(index.schema.get_field_index("modality"), "modality", filled)

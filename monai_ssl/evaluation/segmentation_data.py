@@ -57,6 +57,7 @@ class LabelledVolumes(VolumePatchDataset):
     ) -> None:
         if split not in labels.rows:
             raise ValueError(f"there is no split {split!r}; there are {', '.join(labels.rows)}")
+        self.lookup = labels.lookup()
         super().__init__(
             store,
             labels.rows[split],
@@ -66,18 +67,14 @@ class LabelledVolumes(VolumePatchDataset):
             foreground_prob=foreground_prob,
             cache=cache,
         )
-        self.lookup = labels.lookup()
 
     def _label_part(self, i: int, row: int, box: tuple[slice, ...]) -> np.ndarray:
         return self.lookup[super()._label_part(i, row, box)]
 
-    def _centre(self, row: int, random: np.random.Generator) -> np.ndarray | None:
+    def _target(self, row: int) -> list[np.ndarray]:
         points = self.store.label_points(row)
         numbers = self.lookup[points[:, 0]]
-        if not numbers.any():
-            return None
-        number = random.choice(np.unique(numbers[numbers > 0]))
-        return random.choice(points[numbers == number])[1:]
+        return [points[numbers == number, 1:] for number in np.unique(numbers[numbers > 0])]
 
 
 class ZoomedPatch(RandomResample):
