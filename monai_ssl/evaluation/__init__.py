@@ -32,7 +32,7 @@ from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
 from .report import ClassifierReport, classifier_report
-from .report_table import collect_reports, compare_predictions, report_table
+from .report_table import collect_reports, compare_predictions, compare_segmentations, report_table
 from .run_facts import RunFacts, describe_lineage, device_name, package_versions
 from .sampling import FixedLengthSampler
 from .segmentation_card import (
@@ -99,6 +99,7 @@ __all__ = [
     "classifier_report",
     "collect_reports",
     "compare_predictions",
+    "compare_segmentations",
     "describe_lineage",
     "device_name",
     "extract_features",
