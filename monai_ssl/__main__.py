@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | doctor | export-nnunet``."""
+"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | doctor | ...``."""
 
 from __future__ import annotations
 
