@@ -82,10 +82,15 @@ class LoadReport:
         return "\n".join(lines)
 
     def _kept_parts(self) -> list[str]:
-        """The network's direct children that were left alone, whole names where a child was loaded in part."""
-        touched = {key.partition(".")[0] for key in (*self.loaded, *self.missing, *self.mismatched)}
-        parts = ((key, key.partition(".")[0]) for key in self.kept)
-        return list(dict.fromkeys(key if part in touched else part for key, part in parts))
+        """The largest modules of the network of which no tensor was asked for: shortest names that say it."""
+        named = {key for keys in (self.loaded, self.missing, self.mismatched) for key in keys}
+        touched = {".".join(key.split(".")[:depth]) for key in named for depth in range(key.count(".") + 1)}
+        parts = []
+        for key in self.kept:
+            names = key.split(".")
+            shortest = next(depth for depth in range(1, len(names) + 1) if ".".join(names[:depth]) not in touched)
+            parts.append(".".join(names[:shortest]))
+        return list(dict.fromkeys(parts))
 
 
 def _row(name: str, count: int, size: int, keys: list[str]) -> str:

@@ -141,9 +141,18 @@ def test_the_report_names_what_stays_as_it_was(tmp_path):
     assert "kept           6 tensors" in str(report) and "output_block, deep_supervision_heads" in str(report)
     assert net.train()(image(2)).shape == (2, 3, 3, 32, 32)
     report = load_encoder(net, path, with_decoder=False)
-    assert "output_block" in str(report) and "upsamples" in str(report)
+    assert "  upsamples, output_block, deep_supervision_heads" in str(report)
     whole = {id(value) for value in net.parameters()}
     assert len(report.loaded) + len(report.kept) == len(whole)
+
+
+def test_the_report_gives_nested_modules_that_stay_their_whole_name(tmp_path):
+    encoder = lived_in(build_encoder("unet", out_channels=1, **NESTED))
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(encoder, path, FIELDS, with_decoder=True)
+    net = nets.UNet(2, 1, 3, strides=(2, 2), num_res_units=2, **NESTED)
+    assert str(load_encoder(net, path)).endswith("  model.2")
+    assert str(load_encoder(net, path, with_decoder=False)).endswith("  model.1.submodule.2, model.2")
 
 
 @torch.no_grad()
