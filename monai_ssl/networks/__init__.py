@@ -20,6 +20,7 @@ from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
+from .upsampling_head import UpsamplingHead, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -46,12 +47,14 @@ __all__ = [
     "SynchronizedBatchNorm",
     "UNetClassifier",
     "UNetImageEncoder",
+    "UpsamplingHead",
     "ViTImageEncoder",
     "build_classifier",
     "build_encoder",
     "convert_sync_batch_norm",
     "encoder_architectures",
     "gather_rows",
+    "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",
     "tokens_to_image",
