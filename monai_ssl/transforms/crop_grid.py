@@ -83,8 +83,8 @@ def box_overlap(centers: torch.Tensor, others: torch.Tensor, sides: Sequence[flo
         (B, R, N) within [0, 1].
 
     Example:
-        >>> box_overlap(torch.tensor([[[2.0, 2.0]]]), grid_box_centers((4, 6), (1, 2)), (4, 3)).tolist()
-        [[[0.8333333730697632, 0.1666666865348816]]]
+        >>> box_overlap(torch.tensor([[[2.0, 2.25]]]), grid_box_centers((4, 6), (1, 2)), (4, 3)).tolist()
+        [[[0.75, 0.25]]]
     """
     side = torch.tensor(tuple(sides), dtype=centers.dtype, device=centers.device)
     distance = (centers[:, :, None] - others.to(centers.dtype).unsqueeze(-3)).abs()  # (B, R, N, n)
