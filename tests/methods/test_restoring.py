@@ -216,7 +216,7 @@ def smooth_images(count: int, spatial_dims: int, side: int = 16) -> torch.Tensor
     coarse = torch.rand(count, 1, *[2] * spatial_dims, generator=torch.Generator().manual_seed(4))
     mode = "bilinear" if spatial_dims == 2 else "trilinear"
     wave = functional.interpolate(coarse, [side] * spatial_dims, mode=mode, align_corners=True)
-    return 0.75 * wave + 0.25 * torch.linspace(0, 1, side)[:, None]
+    return 0.65 * wave + 0.35 * torch.linspace(0, 1, side)[:, None]
 
 
 @every_method
@@ -224,7 +224,7 @@ def test_overfits_eight_images(make):
     torch.manual_seed(0)
     method = make() if make is pretext else make(intensity_prob=0)  # a random map can't be undone from one image
     images, generator = smooth_images(8, 2), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(method.parameter_groups(1e-4), lr=3e-3)
+    optimizer = torch.optim.AdamW(method.parameter_groups(1e-4), lr=1e-3 if make is pretext else 3e-3)
     history: dict[str, list[float]] = {}
     for _ in range(100):
         out = method({"views": [images], "generator": generator})
@@ -237,7 +237,7 @@ def test_overfits_eight_images(make):
     if make is genesis:
         assert ratio["loss"] < 0.5
     else:
-        assert ratio["inpainting"] < 0.5 and ratio["rotation"] < 0.8 and ratio["contrast"] < 0.9, ratio
+        assert ratio["inpainting"] < 0.5 and ratio["rotation"] < 0.75 and ratio["contrast"] < 0.9, ratio
 
 
 class OneNoisyView:
