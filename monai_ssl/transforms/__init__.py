@@ -7,6 +7,7 @@ The batched form is the only implementation; :mod:`monai_ssl.transforms.faces` m
 from __future__ import annotations
 
 from monai_ssl.transforms.base import BatchTransform, Params
+from monai_ssl.transforms.block_drop import RandomBlockDrop
 from monai_ssl.transforms.block_mask import (
     block_grid,
     blocks_at,
@@ -16,14 +17,20 @@ from monai_ssl.transforms.block_mask import (
     expand_blocks,
 )
 from monai_ssl.transforms.blur import RandomGaussianBlur
+from monai_ssl.transforms.box_mask import boxes_to_mask
+from monai_ssl.transforms.crop_grid import box_overlap, cut_boxes, draw_box_centers, grid_box_centers
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
 from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
+from monai_ssl.transforms.intensity_map import RandomIntensityMap
+from monai_ssl.transforms.local_shuffle import RandomLocalShuffle
 from monai_ssl.transforms.noise import RandomGaussianNoise
+from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.resample import CenterResample, RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
+from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
 from monai_ssl.transforms.views import MultiView, ViewChain
 
 __all__ = [
@@ -37,21 +44,32 @@ __all__ = [
     "RandBatchTransformd",
     "RandViews",
     "RandViewsd",
+    "RandomBlockDrop",
     "RandomBrightnessContrast",
     "RandomCutout",
     "RandomGamma",
     "RandomGaussianBlur",
     "RandomGaussianNoise",
+    "RandomIntensityMap",
+    "RandomLocalShuffle",
+    "RandomMirror",
+    "RandomPainting",
+    "RandomQuarterTurn",
     "RandomResample",
     "ViewChain",
     "block_grid",
     "blocks_at",
     "blocks_with",
+    "box_overlap",
+    "boxes_to_mask",
     "c2l_views",
     "count_masked",
+    "cut_boxes",
     "draw_block_mask",
+    "draw_box_centers",
     "evaluation_view",
     "expand_blocks",
+    "grid_box_centers",
     "moco_v2_views",
     "radiograph_views",
 ]
