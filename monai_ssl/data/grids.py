@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grids of volumes: another spacing for images and label maps, a box cut out, and whether two grids are one.
 
-Resampling goes along the array's own axes, so it is separable: one sparse matrix an axis. A new voxel is a weighted
-mean under a triangle that reaches as far as the larger of the old and the new spacing on either side: linear
-interpolation when voxels get smaller, and its usual widening against aliasing when they get larger.
+Resampling goes along the array's own axes, so it is separable: one sparse matrix an axis. It is linear interpolation;
+where voxels get larger by a factor r, it is the mean of that over a width of sqrt(r^2 - 1) old voxels, against
+aliasing: the kernel has then the variance of the mean over a new voxel and one twelfth, and at r = 1 nothing is
+averaged. A linear ramp stays what it was.
 """
 
 from __future__ import annotations
@@ -123,19 +124,28 @@ def _multiply(weights: list[sparse.csr_matrix], array: np.ndarray) -> np.ndarray
 
 
 def _weights(old: int, new: int, ratio: float) -> sparse.csr_matrix:
-    """Matrix (new, old) of the triangle's weights; each row sums to 1."""
-    half = max(1.0, ratio)
+    """Matrix (new, old) of the weights of the old voxels; each row sums to 1."""
+    half = np.sqrt(max(ratio**2 - 1.0, 0.0)) / 2
     centres = _first_centre(old, new, ratio) + ratio * np.arange(new)
     first = np.floor(centres - half).astype(np.int64)
     taps = first[:, None] + np.arange(int(2 * half) + 3)  # (new, taps)
-    weights = np.clip(1.0 - np.abs(taps - centres[:, None]) / half, 0.0, None)
-    weights /= weights.sum(axis=1, keepdims=True)
+    away = taps - centres[:, None]
+    if half < 1e-3:
+        weights = np.clip(1.0 - np.abs(away), 0.0, None)
+    else:
+        weights = (_hat_integral(away + half) - _hat_integral(away - half)) / (2 * half)
     rows = np.repeat(np.arange(new), taps.shape[1])
     # Entries of one place add up: what would reach over the edge falls to the outermost voxel.
     entries = (weights.ravel().astype(np.float32), (rows, np.clip(taps, 0, old - 1).ravel()))
     matrix = sparse.csr_matrix(entries, shape=(new, old))
     matrix.eliminate_zeros()
     return matrix
+
+
+def _hat_integral(t: np.ndarray) -> np.ndarray:
+    """Integral from -1 to t of the hat 1 - abs(t) of linear interpolation."""
+    t = np.clip(t, -1.0, 1.0)
+    return np.where(t < 0, (1 + t) ** 2 / 2, 1 - (1 - t) ** 2 / 2)
 
 
 def crop_grid(affine: np.ndarray, box: Sequence[slice]) -> np.ndarray:
