@@ -145,10 +145,12 @@ def test_a_patch_reads_only_the_blocks_it_touches(tmp_path):
 
 def test_the_cache_reads_each_volume_once(store, monkeypatch):
     reads = []
-    read_item = items_module.read_item
-    monkeypatch.setattr(
-        "monai_ssl.data.store.read_item", lambda path, box=None: reads.append(box) or read_item(path, box)
-    )
+
+    def counted(path, box=None):
+        reads.append(box)
+        return read_item(path, box)
+
+    monkeypatch.setattr("monai_ssl.data.store.read_item", counted)
     data = VolumePatchDataset(store, [0, 1], read_size=8, label_maps=True, cache="memory")
     for code in range(12):
         data[code]
