@@ -22,9 +22,12 @@ from monai_ssl.data.series import open_series
 from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.subsets import label_subsets
+from monai_ssl.data.volume_index import build_volume_index
 from monai_ssl.data.volume_intensity import CT_WINDOWS, CTIntensity, ModalityIntensity, MRIntensity, volume_policy
 from monai_ssl.data.volume_items import prepare_volumes
+from monai_ssl.data.volume_labels import find_volume_labels, read_volume_labels
 from monai_ssl.data.volume_reader import VolumeReader, open_volume, open_volumes, read_volume
+from monai_ssl.data.volume_store import open_volume_store
 from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 
 __all__ = [
@@ -54,10 +57,12 @@ __all__ = [
     "assign_splits",
     "available_decoders",
     "build_index",
+    "build_volume_index",
     "describe_index",
     "drop_duplicates",
     "find_duplicates",
     "find_labels_file",
+    "find_volume_labels",
     "join_labels",
     "label_subsets",
     "load_split",
@@ -66,6 +71,7 @@ __all__ = [
     "open_radiographs",
     "open_series",
     "open_volume",
+    "open_volume_store",
     "open_volumes",
     "policy_from_dict",
     "pool_fingerprint",
@@ -75,6 +81,7 @@ __all__ = [
     "read_labels",
     "read_radiograph",
     "read_volume",
+    "read_volume_labels",
     "sampling_weights",
     "save_split",
     "select_rows",
