@@ -17,7 +17,7 @@ import pyarrow as pa
 from monai_ssl.data.errors import UnreadableImageError
 from monai_ssl.data.filling import ItemMaker, check_source, fill_store
 from monai_ssl.data.foreground import body_threshold, foreground_box
-from monai_ssl.data.grids import crop_grid, resample, resample_labels, resampled_grid
+from monai_ssl.data.grids import crop_grid, resample_image, resample_labels, resampled_grid
 from monai_ssl.data.intensity import IntensityPolicy
 from monai_ssl.data.items import encode, item_facts, write_item
 from monai_ssl.data.store import STORE_SCHEMA, VOLUME_STORE_SCHEMA, ImageStore
@@ -115,7 +115,7 @@ class _VolumeMaker(ItemMaker):
         array, affine = volume.array, volume.affine
         if self.spacing_mm is not None:
             shape, affine = resampled_grid(array.shape, volume.affine, self.spacing_mm)
-            array = resample(array, volume.affine, shape, affine)
+            array = resample_image(array, volume.affine, shape, affine)
             if labels is not None:
                 labels = resample_labels(labels, volume.affine, shape, affine)
         body = foreground_box(array, threshold)
@@ -140,7 +140,8 @@ class _VolumeMaker(ItemMaker):
         if content.labels is not None:
             values = np.unique(content.labels).tolist()
             points = label_points(content.labels).ravel().tolist()
-            write_item(_label_file(target), content.labels, 1, label_values=values, label_points=points)
+            facts = {"label_values": values, "label_points": points}
+            write_item(_label_file(target), content.labels, 1, label_map=True, **facts)
         write_item(target, content.stored, content.levels, **content.meta)
 
 
