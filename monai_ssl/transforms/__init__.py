@@ -7,6 +7,7 @@ The batched form is the only implementation; :mod:`monai_ssl.transforms.faces` m
 from __future__ import annotations
 
 from monai_ssl.transforms.base import BatchTransform, Params
+from monai_ssl.transforms.bias_field import RandomBiasField
 from monai_ssl.transforms.block_drop import RandomBlockDrop
 from monai_ssl.transforms.block_mask import (
     block_grid,
@@ -24,6 +25,7 @@ from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, 
 from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
 from monai_ssl.transforms.intensity_map import RandomIntensityMap
 from monai_ssl.transforms.local_shuffle import RandomLocalShuffle
+from monai_ssl.transforms.low_resolution import RandomLowResolution
 from monai_ssl.transforms.noise import RandomGaussianNoise
 from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
@@ -32,6 +34,7 @@ from monai_ssl.transforms.resample import CenterResample, RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
 from monai_ssl.transforms.views import MultiView, ViewChain
+from monai_ssl.transforms.window import RandomWindow
 
 __all__ = [
     "AveragePyramid",
@@ -44,6 +47,7 @@ __all__ = [
     "RandBatchTransformd",
     "RandViews",
     "RandViewsd",
+    "RandomBiasField",
     "RandomBlockDrop",
     "RandomBrightnessContrast",
     "RandomCutout",
@@ -52,10 +56,12 @@ __all__ = [
     "RandomGaussianNoise",
     "RandomIntensityMap",
     "RandomLocalShuffle",
+    "RandomLowResolution",
     "RandomMirror",
     "RandomPainting",
     "RandomQuarterTurn",
     "RandomResample",
+    "RandomWindow",
     "ViewChain",
     "block_grid",
     "blocks_at",
