@@ -16,7 +16,7 @@ from monai_ssl.engines import PretrainTrainer, is_main_process
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["PretrainTensorBoard", "view_grid"]
+__all__ = ["PretrainTensorBoard", "reconstruction_columns", "view_grid"]
 
 
 def view_grid(views: Sequence[Tensor], max_images: int = 8) -> Tensor:
@@ -42,6 +42,16 @@ def view_grid(views: Sequence[Tensor], max_images: int = 8) -> Tensor:
         x = torch.nn.functional.pad(x, (1, 1, 1, 1 + height - x.shape[1]))
         columns.append(x.reshape(-1, x.shape[-1]))  # (B, H, W) -> (B H, W)
     return torch.cat(columns, dim=1)
+
+
+def reconstruction_columns(engine: PretrainTrainer) -> list[Tensor] | None:
+    """Of methods that rebuild an image: the image, what the network saw of it, its prediction; else None."""
+    output = engine.state.output
+    if not isinstance(output.get("prediction"), Tensor):
+        return None
+    target = output.get("target", engine.state.batch["views"][0])
+    seen = target * ~output["mask"] if "mask" in output else output.get("corrupted")
+    return [target, output["prediction"]] if seen is None else [target, seen, output["prediction"]]
 
 
 class PretrainTensorBoard:
@@ -121,14 +131,9 @@ class PretrainTensorBoard:
         self._writer.flush()
 
     def _log_reconstruction(self, engine: PretrainTrainer, step: int) -> None:
-        """Of methods that rebuild an image: the image, what the network saw of it, its prediction, side by side."""
-        output = engine.state.output
-        if not isinstance(output.get("prediction"), Tensor):
-            return
-        target = output.get("target", engine.state.batch["views"][0])
-        seen = target * ~output["mask"] if "mask" in output else output.get("corrupted")
-        columns = [target, output["prediction"]] if seen is None else [target, seen, output["prediction"]]
-        self._writer.add_image("reconstruction", view_grid(columns, self.max_images), step, dataformats="HW")
+        columns = reconstruction_columns(engine)
+        if columns is not None:
+            self._writer.add_image("reconstruction", view_grid(columns, self.max_images), step, dataformats="HW")
 
     def _close(self) -> None:
         if self._writer is not None:
