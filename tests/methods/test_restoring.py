@@ -211,6 +211,20 @@ def test_pretext_on_other_encoders(network, options):
     assert out["prediction"].shape == (2, 1, 64, 64) and out["loss"].isfinite()
 
 
+def test_swin_unetr_goes_back_into_monai(tmp_path):
+    torch.manual_seed(0)
+    small = {"feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
+    method, path = SwinUNETRPretext(build_encoder("swinunetr", **small)), tmp_path / "encoder.safetensors"
+    out = method({"views": [torch.rand(2, 1, 64, 64)], "generator": torch.Generator().manual_seed(0)})
+    out["loss"].backward()
+    assert not [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    save_encoder(method.encoder, path, {"method": "SwinUNETRPretext"})
+    net = nets.SwinUNETR(in_channels=1, out_channels=3, spatial_dims=2, **small)
+    assert load_encoder(net, path).coverage == 1
+    pretrained = method.encoder.net.swinViT.state_dict()
+    assert all(torch.equal(value, pretrained[key]) for key, value in net.swinViT.state_dict().items())
+
+
 def smooth_images(count: int, spatial_dims: int, side: int = 16) -> torch.Tensor:
     """Each image is one slow wave in [0, 1], brighter below than above, as if all lay alike."""
     coarse = torch.rand(count, 1, *[2] * spatial_dims, generator=torch.Generator().manual_seed(4))
