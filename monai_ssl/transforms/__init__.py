@@ -27,6 +27,7 @@ from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.resample import CenterResample, RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.views import MultiView, ViewChain
+from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views
 from monai_ssl.transforms.window import RandomWindow
 
 __all__ = [
@@ -58,6 +59,9 @@ __all__ = [
     "draw_block_mask",
     "evaluation_view",
     "expand_blocks",
+    "masked_views",
     "moco_v2_views",
     "radiograph_views",
+    "volume_augmentation",
+    "volume_views",
 ]
