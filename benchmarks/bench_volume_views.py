@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two views of each volume, beside a chain of MONAI's dictionary transforms of the same operations.
 
-Both start from float32 volumes in memory and end with a batch of float32 views; both draw from the same ranges with the
-same probabilities, and turn within slices or about any axis alike. What cannot be the same: MONAI turns and scales after
-the crop where ours does all of it in one resampling, and picks the nearest voxels where ours averages for low resolution.
+Both start from float32 volumes in memory and end with a batch of float32 views. Both draw from the same ranges with the
+same probabilities, and turn within slices or about any axis alike. What is not the same: MONAI cuts its view out of the
+crop, turned and scaled, where ours brings the whole crop to the view's size, without aliasing; and for low resolution it
+picks the nearest voxels, where ours averages.
 
-Ours computes in torch threads. MONAI works volume by volume in one thread, so with several threads it gets as many worker
-processes of a ``DataLoader``; the batches come through shared memory.
+Ours computes in torch threads. MONAI works volume by volume in one thread, so with several threads it gets as many
+worker processes of a ``DataLoader``; the batches come through shared memory.
 """
 
 from __future__ import annotations
@@ -155,7 +156,6 @@ def _parts(sizes: Sizes, setting: Setting) -> Iterator[RandomizableTransform]:
     prob, key = setting.prob, "image"
     turn = math.radians(ROTATION_DEG)
     rotate = (turn, 0.0, 0.0) if setting.in_plane else (turn,) * 3
-    # Boxes of 0.3 to 1 of the volume's share of sides, as ours; RandAffined brings them to the view's size.
     least = [round(sizes.side * MIN_SCALE ** (1 / 3))] * 3
     yield RandSpatialCropd(key, roi_size=least, max_roi_size=[sizes.side] * 3, random_size=True)
     place = {"rotate_range": rotate, "scale_range": (0.2,) * 3, "spatial_size": (sizes.view,) * 3, "prob": 1.0}
