@@ -34,6 +34,7 @@ from monai_ssl.transforms.resample import CenterResample, RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
 from monai_ssl.transforms.views import MultiView, ViewChain
+from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views
 from monai_ssl.transforms.window import RandomWindow
 
 __all__ = [
@@ -76,6 +77,9 @@ __all__ = [
     "evaluation_view",
     "expand_blocks",
     "grid_box_centers",
+    "masked_views",
     "moco_v2_views",
     "radiograph_views",
+    "volume_augmentation",
+    "volume_views",
 ]

@@ -66,9 +66,11 @@ class RandomLowResolution(BatchTransform):
                 if part.device.type == "cpu" and not (own < 1).any():
                     continue
                 matrix = _there_and_back(own, part.shape[axis]).to(part.dtype)  # (B', n, n)
-                # (B', C, ..., n, ...) -> (B', rows, n) and back
-                moved = part.movedim(axis, -1)
-                part = (moved.flatten(1, -2) @ matrix.mT).view(moved.shape).movedim(-1, axis)
+                last = axis == part.ndim - 1
+                # One product of matrices for all that lies before the axis: (B', C * before, n, after)
+                rows = part.flatten(1, -2) if last else part.flatten(1, axis - 1).flatten(3)
+                rows = rows @ matrix.mT if last else matrix[:, None] @ rows
+                part = rows.view(part.shape)
             return part
 
         return on_selected(x, (zoom < 1).any(1), change)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from monai_ssl.transforms.base import Params, parts_of, take
 from monai_ssl.transforms.free_form import spread
 from monai_ssl.transforms.pyramid import AveragePyramid
-from monai_ssl.transforms.volume_sampling import MOST_ROWS, ROUNDING, sample_points, sample_slices
+from monai_ssl.transforms.volume_sampling import MOST_ROWS, ROUNDING, sample_anywhere, sample_within_slices
 
 # A level may leave at most 2**0.75 = 1.68 source pixels between neighbouring samples along an axis.
 _LEVEL_SLACK = 0.75
@@ -188,7 +188,7 @@ class _Places:
         # The last valid pixel's neighbour is padding, where there is padding: stay clear of it by the rounding.
         rows = length.clone()
         if len(self.size) == 3:
-            rows[:, 1] = (length[:, 0] * length[:, 1]).clamp_(max=MOST_ROWS)  # as sample_points counts them
+            rows[:, 1] = (length[:, 0] * length[:, 1]).clamp_(max=MOST_ROWS)  # as sample_anywhere counts them
         nudge = 2 * ROUNDING * rows * (whole < length)
         torch.maximum(grid, self._placed(0.5 * self._pooled), out=grid)
         return torch.minimum(grid, self._placed((whole - 0.5 - nudge) * self._pooled), out=grid)
@@ -221,14 +221,14 @@ def _sample(source: torch.Tensor, places: _Places, interpolation: str, padding: 
         if padding == "zeros":
             beyond = [places.beyond(line)[:, 2:], places.beyond(plane)[:, :2]]
         line, plane = places.inside(line)[:, 2, :, 0, 0], places.inside(plane)[:, :2, 0]
-        sampled = sample_slices(source, line, plane, interpolation)
+        sampled = sample_within_slices(source, line, plane, interpolation)
     else:
         grid = places.grid()
         if padding == "zeros":
             beyond = [places.beyond(grid)]
         grid = places.inside(grid)
         if source.device.type == "cpu" and source.ndim == 5:
-            sampled = sample_points(source, grid, interpolation)
+            sampled = sample_anywhere(source, grid, interpolation)
         else:
             grid = grid.movedim(1, -1).to(source.dtype)  # (B, n, *size) -> (B, *size, n), a view
             sampled = F.grid_sample(source, grid, interpolation, "border", align_corners=False)

@@ -3,9 +3,9 @@
 
 Two routes, both one linear interpolation along each axis, as ``grid_sample`` on the volume itself:
 
-* ``sample_slices``, where slices stay slices (no turn, or a turn within them): along the depth first, then all slices
-  as channels of one image. Three to four times as fast.
-* ``sample_points``, for any grid: a volume (D, H, W) is read as an image of D * H rows. The point (z, y, x) lies
+* ``sample_within_slices``, where slices stay slices (no turn, or a turn within them): along the depth first, then all
+  slices as channels of one image. Three to four times as fast.
+* ``sample_anywhere``, for any grid: a volume (D, H, W) is read as an image of D * H rows. The point (z, y, x) lies
   between the slices floor(z) and floor(z) + 1, at one place of both; those two are two channels of one view of the
   memory, shifted by a slice. Up to twice as fast.
 """
@@ -21,7 +21,9 @@ ROUNDING = 2.0**-22
 MOST_ROWS = 1 << 17  # beyond, rows would be missed by more than 1/32 of a voxel
 
 
-def sample_slices(source: torch.Tensor, depth: torch.Tensor, plane: torch.Tensor, interpolation: str) -> torch.Tensor:
+def sample_within_slices(
+    source: torch.Tensor, depth: torch.Tensor, plane: torch.Tensor, interpolation: str
+) -> torch.Tensor:
     """Sample volumes where depth and place within the slice do not depend on each other.
 
     Args:
@@ -61,7 +63,7 @@ def sample_slices(source: torch.Tensor, depth: torch.Tensor, plane: torch.Tensor
     return out
 
 
-def sample_points(source: torch.Tensor, grid: torch.Tensor, interpolation: str) -> torch.Tensor:
+def sample_anywhere(source: torch.Tensor, grid: torch.Tensor, interpolation: str) -> torch.Tensor:
     """Sample volumes at any points inside them.
 
     A row is met to within 2**-22 of the number of rows in the slices that a part of the output touches: some 1/1000 of

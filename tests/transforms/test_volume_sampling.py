@@ -35,10 +35,10 @@ def test_points_are_torchs(shape, slab, monkeypatch):
     source, grid = torch.rand(shape, generator=seeded()), turned_grid()
     inner = torch.tensor([max(0, 1 - 1 / side) for side in shape[:1:-1]]).view(3, 1, 1, 1)  # outermost voxel centres
     grid = torch.maximum(torch.minimum(1.6 * grid, inner), -inner)
-    got = volume_sampling.sample_points(source, grid.clone(), "bilinear")
+    got = volume_sampling.sample_anywhere(source, grid.clone(), "bilinear")
     torch.testing.assert_close(got, by_torch(source, grid, "bilinear"), atol=5e-4, rtol=0)
     label = source.mul(5).round()
-    nearest = volume_sampling.sample_points(label, grid.clone(), "nearest")
+    nearest = volume_sampling.sample_anywhere(label, grid.clone(), "nearest")
     assert (nearest == by_torch(label, grid, "nearest")).float().mean() > 0.97  # halves may go either way
     assert set(nearest.unique().tolist()) <= set(label.unique().tolist())
 
@@ -49,7 +49,7 @@ def test_rows_of_neighbouring_slices_do_not_shine_in():
     grid = torch.zeros(1, 3, 30, 2, 4)
     grid[0, 2] = ((torch.arange(30.0) + 0.5) / 15 - 1)[:, None, None]
     grid[0, 1, :, 0], grid[0, 1, :, 1] = 0.5 / 20 - 1, 1 - 0.5 / 20  # first and last row
-    got = volume_sampling.sample_points(source, grid, "bilinear")
+    got = volume_sampling.sample_anywhere(source, grid, "bilinear")
     expected = source[:, :, :, :2, :4]
     torch.testing.assert_close(got, expected, rtol=1e-2, atol=0.2)
 
@@ -57,7 +57,7 @@ def test_rows_of_neighbouring_slices_do_not_shine_in():
 def test_volumes_of_too_many_rows_go_to_torch(monkeypatch):
     monkeypatch.setattr(volume_sampling, "MOST_ROWS", 10)
     source, grid = torch.rand(3, 1, 20, 16, 24), turned_grid()
-    got = volume_sampling.sample_points(source, grid.clone(), "bilinear")
+    got = volume_sampling.sample_anywhere(source, grid.clone(), "bilinear")
     torch.testing.assert_close(got, by_torch(source, grid, "bilinear"), atol=1e-5, rtol=0)
 
 
@@ -73,8 +73,8 @@ def test_slices_and_points_agree(shape, padding, interpolation, monkeypatch):
     )
     params = transform.draw(shape, seeded(1))
     calls = []
-    slices = sampling.sample_slices
-    monkeypatch.setattr(sampling, "sample_slices", lambda *args: calls.append(1) or slices(*args))
+    slices = sampling.sample_within_slices
+    monkeypatch.setattr(sampling, "sample_within_slices", lambda *args: calls.append(1) or slices(*args))
     fast = transform.apply(x, params, interpolation)
     assert calls
     monkeypatch.setattr(sampling._Places, "within_slices", lambda self: False)
@@ -87,6 +87,6 @@ def test_slices_and_points_agree(shape, padding, interpolation, monkeypatch):
 
 
 def test_a_turn_out_of_the_slices_takes_the_other_route(monkeypatch):
-    monkeypatch.setattr(sampling, "sample_slices", lambda *args: pytest.fail("slices do not stay slices"))
+    monkeypatch.setattr(sampling, "sample_within_slices", lambda *args: pytest.fail("slices do not stay slices"))
     RandomResample(8, rotation_deg=20)(torch.rand(1, 1, 9, 9, 9), seeded())
     RandomResample(8, in_plane=True, elastic=0.2)(torch.rand(1, 1, 9, 9, 9), seeded())
