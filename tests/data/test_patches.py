@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from volume_folders import ct_volume, index_of, index_row, label_map, write_nifti, write_volumes
 
 from monai_ssl.data import PadCollate, PatchSampler, VolumePatchDataset, prepare_store, prepare_volumes
+from monai_ssl.data.items import read_item
 
 SHAPES = [(12, 20, 16), (30, 24, 40), (8, 50, 34)]
 

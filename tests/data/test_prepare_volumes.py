@@ -15,7 +15,7 @@ from array_folders import random_array, read_array, write_arrays
 from synthetic_series import oblique, random_voxels, write_series
 from volume_folders import SPL, ct_volume, index_of, index_row, label_map, write_nifti, write_volumes
 
-from monai_ssl.data import CTIntensity, ImageStore, prepare_store, prepare_volumes, read_volume
+from monai_ssl.data import CTIntensity, ImageStore, build_volume_index, prepare_store, prepare_volumes, read_volume
 from monai_ssl.data import items as items_module
 
 
@@ -119,6 +119,27 @@ def test_dicom_and_nifti_of_a_study_are_stored_alike(tmp_path, folder, orientati
     np.testing.assert_allclose(coarse.affine(0), coarse.affine(1), atol=1e-4)
 
 
+def test_a_folder_is_indexed_and_prepared(tmp_path, folder):
+    """The real index: a table with image and label, a DICOM series, a fourth axis, and a label map of another grid."""
+    write_series(folder / "series", random_voxels())
+    for name, labels in (("a", label_map()), ("b", label_map()[1:])):
+        write_nifti(folder / f"{name}.nii.gz", ct_volume(seed=ord(name)), codes="LPI")
+        write_nifti(folder / "seg" / f"{name}.nii.gz", labels, codes="RAS")
+    two = np.stack([ct_volume(seed=8).T, ct_volume(seed=9).T], axis=-1)
+    nib.save(nib.Nifti1Image(two, SPL[:, [2, 1, 0, 3]]), folder / "two.nii")
+    lines = ["image,label,modality", "a.nii.gz,seg/a.nii.gz,CT", "b.nii.gz,seg/b.nii.gz,CT", "two.nii,,CT"]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    index = build_volume_index(folder, num_workers=0, progress=False)
+    store = prepare(tmp_path, index)
+    assert store.table["path"].to_pylist() == ["a.nii.gz", "series", "two.nii#0", "two.nii#1"]
+    assert store.refused["path"].to_pylist() == ["b.nii.gz"] and "another grid" in store.refused["reason"][0].as_py()
+    expected = np.clip(ct_volume(seed=ord("a")), -1000, 1000) + 1000
+    np.testing.assert_array_equal(store.read_stored(0), expected)
+    np.testing.assert_array_equal(store.read_label_map(0), label_map())
+    assert [store.has_label_map(i) for i in range(4)] == [True, False, False, False]
+    np.testing.assert_array_equal(store.read_stored(3), np.clip(ct_volume(seed=9), -1000, 1000) + 1000)
+
+
 def test_mr_and_ct_in_one_store_each_by_its_own_policy_and_a_lone_policy_refuses_the_other(tmp_path, folder):
     write_nifti(folder / "ct.nii", ct_volume())
     write_nifti(folder / "mr.nii", (ct_volume() + 1100).astype(np.float32) * 1000)
@@ -182,7 +203,7 @@ def test_bad_volumes_and_label_maps_become_refused_rows(tmp_path, folder):
         "none-seg.nii": "its label map is gone",
         "series": "its file holds 2 volumes, not one",
         "constant": "same grey value",
-        "changed": "changed since it was indexed",
+        "changed": "changed since they were indexed",
         "cut": "broken or cut off",
         "gone": "gone since it was indexed",
         "offset": "does not look like Hounsfield units",
@@ -202,7 +223,7 @@ def test_nan_voxels_are_filled_with_the_lowest_value(tmp_path, folder):
 
 def test_oriented_is_demanded_only_where_axes_are_turned(tmp_path, folder):
     path = write_nifti(folder / "a.nii", ct_volume())
-    image = nib.Nifti1Image(np.array(nib.load(path).dataobj), None)
+    image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj).copy(), None)
     image.header.set_zooms((1, 1, 1))
     image.set_sform(None, 0)
     image.set_qform(None, 0)
@@ -329,12 +350,15 @@ def test_a_store_of_images_says_that_it_has_no_volumes(tmp_path):
 )
 def test_real_volumes_are_prepared_within_a_minute(real_data, tmp_path, folder, table, modality, labels):
     root = real_data / folder
+    index = build_volume_index(root, labels=root / table, progress=False)
+    assert index["label_map"].null_count == 0
+    place = index.schema.get_field_index("modality")
+    index = index.set_column(place, "modality", pa.array([modality] * len(index)))
+    started = time.monotonic()
+    store = prepare_volumes(index, root, tmp_path / "store", label_values=labels, progress=False)
+    assert time.monotonic() - started < 60
     with (root / table).open(newline="", encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
-    rows = [index_row(root, [row["image"]], modality=modality, label_map=row["label"]) for row in listed]
-    started = time.monotonic()
-    store = prepare_volumes(index_of(rows), root, tmp_path / "store", label_values=labels, progress=False)
-    assert time.monotonic() - started < 60
     assert len(store) == len(listed) and not len(store.refused)
     assert {value for i in range(len(store)) for value in store.label_values(i)} == set(labels)
     raw = sum(int(np.prod(store.source_grid(i)[0])) * 4 for i in range(len(store)))

@@ -19,7 +19,7 @@ SPL = np.array([[0.0, 0, -1.0, 30], [0, -1.5, 0, 20], [2.0, 0, 0, -10], [0, 0, 0
 INDEX_SCHEMA = pa.schema(
     [("path", pa.string()), ("files", pa.list_(pa.string())), ("volume", pa.int32()), ("kind", pa.string())]
     + [("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("modality", pa.string()), ("unit", pa.string())]
-    + [("shape", pa.list_(pa.int32())), ("spacing_mm", pa.list_(pa.float64())), ("orientation", pa.string())]
+    + [("affine", pa.list_(pa.float64())), ("min_slices", pa.int32()), ("uneven", pa.string())]
     + [("content_hash", pa.string()), ("status", pa.string()), ("reason", pa.string()), ("label_map", pa.string())]
 )
 
@@ -68,9 +68,9 @@ def index_row(root: Path, files: list[str], *, volume: int = 0, modality: str | 
         "mtime_ns": max(fact.st_mtime_ns for fact in facts),
         "modality": opened.facts["modality"] or modality,
         "unit": opened.facts["unit"],
-        "shape": list(read.array.shape),
-        "spacing_mm": list(read.spacing_mm),
-        "orientation": read.orientation,
+        "affine": opened.affine.ravel().tolist(),
+        "min_slices": 3,
+        "uneven": "refuse",
         "content_hash": hashlib.md5(read.array.tobytes()).hexdigest(),
         "status": "ok",
         "reason": None,
