@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | doctor``."""
+"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | doctor | ...``."""
 
 from __future__ import annotations
 
@@ -161,6 +161,23 @@ def doctor(
     print(examine(folder, device, architecture, size, batch_size))
 
 
+def export_nnunet(encoder: str, output: str, *, in_channels: int | None = None) -> None:
+    """Write a dynunet's weights as a checkpoint that nnU-Net fine-tunes.
+
+    encoder      encoder.safetensors of a dynunet without residual blocks
+    output       folder for checkpoint_final.pth and adaptation_plan.json, or a .pth file
+    in_channels  of the data set it is for; default: as in the file
+    """
+    from monai_ssl.weights import export_nnunet as export
+
+    checkpoint = export(encoder, output, in_channels=in_channels)
+    print(
+        f"written to {checkpoint}\n\nTo fine-tune the encoder, for the nnU-Net data set ID:\n"
+        f"    nnUNetv2_preprocess_like_nnssl -d ID -n monai_ssl -pc {checkpoint} -am like_pretrained\n"
+        "    nnUNetv2_train_pretrained ID 3d_fullres FOLD -p ptPlans__monai_ssl____... -tr PretrainedTrainer"
+    )
+
+
 def _choose(spatial_dims: int, flat: Any, deep: Any) -> Any:
     if spatial_dims not in (2, 3):
         raise ValueError(f"--spatial_dims is {spatial_dims}; use 2 for images, 3 for volumes")
@@ -184,7 +201,14 @@ def _mostly_volumes(table: Any) -> bool:
     return 2 * sum(deep) > len(rows)
 
 
-VERBS = {"index": index, "prepare": prepare, "show-views": show_views, "describe": describe, "doctor": doctor}
+VERBS = {
+    "index": index,
+    "prepare": prepare,
+    "show-views": show_views,
+    "describe": describe,
+    "doctor": doctor,
+    "export-nnunet": export_nnunet,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from monai_ssl.data.datasets import PadCollate, StoreDataset
 from monai_ssl.data.decoders import available_decoders
 from monai_ssl.data.duplicates import DuplicateReport, drop_duplicates, find_duplicates
 from monai_ssl.data.errors import UnreadableImageError
+from monai_ssl.data.example_volumes import EXAMPLE_ORGANS, make_example_volumes
 from monai_ssl.data.examples import EXAMPLE_FINDINGS, make_example_radiographs
 from monai_ssl.data.index import build_index, describe_index
 from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, policy_from_dict
@@ -33,6 +34,7 @@ from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 __all__ = [
     "CT_WINDOWS",
     "EXAMPLE_FINDINGS",
+    "EXAMPLE_ORGANS",
     "CTIntensity",
     "DuplicateReport",
     "EpochSampler",
@@ -67,6 +69,7 @@ __all__ = [
     "label_subsets",
     "load_split",
     "make_example_radiographs",
+    "make_example_volumes",
     "open_radiograph",
     "open_radiographs",
     "open_series",

@@ -8,17 +8,21 @@ trying software, not for learning medicine. See ``phantom_patient`` and ``phanto
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from monai_ssl.data.example_dicom import radiograph_dataset
-from monai_ssl.data.files import PARTIAL, folder_lock, is_disk_full, write_whole
-from monai_ssl.data.parallel import default_workers
+from monai_ssl.data.example_folder import (
+    ExampleFolder,
+    check_num_patients,
+    deal_splits,
+    map_patients,
+    write_table,
+)
+from monai_ssl.data.files import write_whole
 from monai_ssl.data.phantom_chest import Box
 from monai_ssl.data.phantom_patient import FINDINGS, dominant_finding, draw_patient, random_stream
 from monai_ssl.data.phantom_radiograph import POOL, render_radiograph
@@ -27,8 +31,6 @@ EXAMPLE_FINDINGS = FINDINGS
 """The 0/1 columns of ``labels.csv``."""
 
 _CONTENT_VERSION = 3  # raise it when the pictures change, so that folders made before are remade
-_SPLIT_PATTERN = ("train", "train", "test", "train", "val", "train", "train", "test", "train", "train")
-_OWN_NAMES = {"images", "labels.csv", "finding_boxes.json", "complete.json", ".lock"}
 
 
 def make_example_radiographs(
@@ -63,8 +65,7 @@ def make_example_radiographs(
         RuntimeError: the folder cannot be written.
     """
     fewest, most = images_per_patient
-    if num_patients < 10:
-        raise ValueError(f"num_patients is {num_patients}: at least 10 are needed to fill train, val and test")
+    check_num_patients(num_patients)
     if not 1 <= fewest <= most:
         raise ValueError(f"images_per_patient is {images_per_patient}: give (fewest, most) with 1 <= fewest <= most")
     if size < 64 or size % POOL:
@@ -77,66 +78,23 @@ def make_example_radiographs(
         "size": size,
         "seed": seed,
     }
-    if _is_complete(folder, parameters):
-        return folder
-    if folder.exists():
-        _refuse_foreign(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with folder_lock(folder):
-            if not _is_complete(folder, parameters):  # another process may have made it meanwhile
-                _make(folder, parameters, num_workers or min(8, default_workers()))
-    except OSError as error:
-        reason = "the disk is full; free some space" if is_disk_full(error) else error.strerror or str(error)
-        raise RuntimeError(f"{folder}: the example radiographs cannot be written: {reason}") from error
-    return folder
+    place = ExampleFolder(folder, "example radiographs", ("images",), ("labels.csv", "finding_boxes.json"), parameters)
+    return place.fill(partial(_make, folder, parameters, num_workers))
 
 
-def _is_complete(folder: Path, parameters: dict) -> bool:
-    try:
-        marker = json.loads((folder / "complete.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return marker.get("parameters") == parameters and marker.get("files") == len(list(folder.glob("images/*.dcm")))
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Never write among somebody else's files."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder for the example radiographs")
-    names = sorted(path.name for path in folder.iterdir())
-    foreign = [name for name in names if name not in _OWN_NAMES and not name.endswith(PARTIAL)]
-    if foreign:
-        raise ValueError(f"{folder} holds other things, such as {foreign[0]}; give an empty or a new folder")
-
-
-def _make(folder: Path, parameters: dict, num_workers: int) -> None:
-    (folder / "images").mkdir(exist_ok=True)
-    (folder / "complete.json").unlink(missing_ok=True)
+def _make(folder: Path, parameters: dict, num_workers: int | None) -> list[str]:
     rows: list[dict] = []
     boxes: dict[str, list[dict]] = {}
-    pool = ThreadPoolExecutor(num_workers)
-    try:
-        make_one = partial(_make_patient, folder, parameters)
-        for patient_rows, patient_boxes in pool.map(make_one, range(parameters["num_patients"])):
-            rows += patient_rows
-            boxes |= patient_boxes
-    finally:
-        pool.shutdown(cancel_futures=True)
-    splits = _assign_splits(rows, parameters["seed"])
+    make_one = partial(_make_patient, folder, parameters)
+    for patient_rows, patient_boxes in map_patients(make_one, parameters["num_patients"], num_workers):
+        rows += patient_rows
+        boxes |= patient_boxes
+    splits = deal_splits({row["patient_id"]: row["label"] for row in rows}, parameters["seed"])
     for row in rows:
         row["split"] = splits[row["patient_id"]]
-    for path in _left_over(folder, boxes):
-        path.unlink()
-    columns = ["file", "patient_id", "split", "view", "label", *FINDINGS]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(folder / "labels.csv", table.getvalue().encode())
+    write_table(folder / "labels.csv", ["file", "patient_id", "split", "view", "label", *FINDINGS], rows)
     write_whole(folder / "finding_boxes.json", json.dumps(boxes, indent=1).encode())
-    marker = {"parameters": parameters, "files": len(rows)}
-    write_whole(folder / "complete.json", json.dumps(marker, indent=1).encode())
+    return list(boxes)
 
 
 def _make_patient(folder: Path, parameters: dict, number: int) -> tuple[list[dict], dict[str, list[dict]]]:
@@ -165,20 +123,5 @@ def _make_patient(folder: Path, parameters: dict, number: int) -> tuple[list[dic
     return rows, boxes
 
 
-def _assign_splits(rows: list[dict], seed: int) -> dict[str, str]:
-    """Split by patient: dealt out in turn after sorting by label, so each label is spread over the splits."""
-    labels = {row["patient_id"]: row["label"] for row in rows}
-    order = random_stream(seed, "split").permutation(len(labels))
-    rank = dict(zip(labels, order.tolist(), strict=True))
-    dealt = sorted(labels, key=lambda patient: (labels[patient], rank[patient]))
-    return {patient: _SPLIT_PATTERN[place % len(_SPLIT_PATTERN)] for place, patient in enumerate(dealt)}
-
-
 def _box_entry(finding: str, box: Box) -> dict:
     return {"finding": finding, "rows": [box[0], box[2]], "columns": [box[1], box[3]]}
-
-
-def _left_over(folder: Path, wanted: dict[str, list[dict]]) -> list[Path]:
-    """Files of an earlier, different or interrupted cohort."""
-    unwanted = [path for path in (folder / "images").iterdir() if f"images/{path.name}" not in wanted]
-    return [path for path in unwanted if path.name.startswith(("EXAMPLE-", ".EXAMPLE-"))]
