@@ -183,23 +183,3 @@ def test_negative_codes_and_stores_of_images_are_errors(store, tmp_path):
     images = prepare_store(table, tmp_path / "images", tmp_path / "s", reader=read_array, num_workers=0, progress=False)
     with pytest.raises(ValueError, match="no store of volumes"):
         VolumePatchDataset(images)
-
-
-def test_voxels_that_do_not_count_are_dark_blanked_or_padding(store):
-    data = VolumePatchDataset(store, [0, 2], read_size=10, valid_above=0.4, blanked_labels=[2])
-    for code in range(6):
-        item, box, row = data[code], data.place(code), [0, 2][code % 2]
-        bright, blanked = store.read(row, box) > 0.4, store.read_label_map(row, box) == 2
-        np.testing.assert_array_equal(item["valid"][0], bright & ~blanked)
-        assert "label_map" not in item
-    batch = PadCollate()(data.__getitems__([0, 1]))
-    assert batch["valid"].dtype == torch.bool
-    height = batch["extent"][1, 0]
-    assert height < batch["valid"].shape[2] and not batch["valid"][1, :, height:].any()
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_what_counts_comes_through_a_loader(store, workers):
-    data = VolumePatchDataset(store, [0, 1], read_size=10, valid_above=0.4)
-    (batch,) = DataLoader(data, batch_size=2, num_workers=workers, collate_fn=PadCollate())
-    assert torch.equal(batch["valid"], batch["image"] > 0.4)
