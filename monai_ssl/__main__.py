@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | doctor``."""
+"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | doctor | ...``."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import monai_ssl
 from monai_ssl.command_line import run_verbs
@@ -19,21 +20,31 @@ python -m monai.bundle run --bundle_root bundles/NAME --config_file bundles/NAME
 
 
 def index(
-    folder: str, *, output: str = "index.parquet", labels_file: str | None = None, num_workers: int | None = None
+    folder: str,
+    *,
+    output: str = "index.parquet",
+    labels_file: str | None = None,
+    num_workers: int | None = None,
+    spatial_dims: int = 2,
 ) -> None:
-    """Scan a folder of images into a table: what it holds, and what was refused and why.
+    """Scan a folder of images or volumes into a table: what it holds, and what was refused and why.
 
     A second scan only reads what changed. Patients appear as salted hashes; keep the salt beside the table private.
 
-    folder       with all its subfolders: DICOM (any name), PNG, JPEG, TIFF, BMP, NIfTI
-    output       Parquet file to write
-    labels_file  CSV or Parquet with a column 'file', to join; default: the one at the top of the folder
-    num_workers  processes; default: one for each usable CPU
+    folder        with all its subfolders: DICOM (any name), PNG, JPEG, TIFF, BMP, NIfTI; of volumes NRRD and MetaImage
+    output        Parquet file to write
+    labels_file   CSV or Parquet with a column 'file', to join; of volumes also with 'label_map', or a Decathlon's
+                  dataset.json; default: the one at the top of the folder
+    num_workers   processes; default: one for each usable CPU
+    spatial_dims  2: every file is an image; 3: DICOM series and files of three axes are volumes
     """
-    from monai_ssl.data import build_index, describe_index
+    from monai_ssl.data import build_index, build_volume_index, describe_index
 
-    table = build_index(folder, output, labels=labels_file, num_workers=num_workers)
+    build = _choose(spatial_dims, build_index, build_volume_index)
+    table = build(folder, output, labels=labels_file, num_workers=num_workers)
     print(f"{folder}: {describe_index(table)}\nwritten to {output}")
+    if spatial_dims == 2 and _mostly_volumes(table):
+        print("most of these are slices or volumes of CT, MR or PET: --spatial_dims 3 puts them together as volumes")
 
 
 def prepare(
@@ -41,34 +52,51 @@ def prepare(
     store: str,
     *,
     labels_file: str | None = None,
-    max_side: int = 512,
-    crop_borders: bool = False,
     keep_duplicates: bool = False,
     num_workers: int | None = None,
+    spatial_dims: int = 2,
+    max_side: int | None = None,
+    crop_borders: bool = False,
+    modality: str | None = None,
+    policy: str | None = None,
+    orientation: str | None = None,
+    spacing_mm: str | None = None,
+    crop_foreground: bool = False,
 ) -> None:
-    """Decode the images of a folder once into a store, which training reads fast.
+    """Decode the images or volumes of a folder once into a store, which training reads fast.
 
     Indexes the folder, sets duplicates aside, and splits by patient unless the labels say how. Safe to interrupt and
     to repeat: what is done is kept.
 
-    folder           of images
+    folder           of images or volumes
     store            folder for the index and the store; it is made
-    labels_file      CSV or Parquet with a column 'file', to join; default: the one at the top of the folder
-    max_side         longest side of the stored images in pixels; smaller images stay as they are
-    crop_borders     cut uniform borders off
+    labels_file      CSV or Parquet with a column 'file', to join; of volumes also with 'label_map', or a Decathlon's
+                     dataset.json; default: the one at the top of the folder
     keep_duplicates  keep images that repeat another one
     num_workers      processes; default: one for each usable CPU
+    spatial_dims     2: every file is an image; 3: DICOM series and files of three axes are volumes
+    max_side         of images: longest side in pixels, smaller ones stay as they are; default: 512
+    crop_borders     of images: cut uniform borders off
+    modality         of volumes that do not say theirs, such as NIfTI: CT or MR
+    policy           of volumes, what becomes black and white: mr, ct, ct_abdomen, ...; default: auto, by modality
+    orientation      of volumes, where the axes run to; default: SPL, slices from the feet up
+    spacing_mm       of volumes, distance of the voxels along slices, rows and columns: 3,1,1; default: their own
+    crop_foreground  of volumes: keep the box of the body
     """
-    from monai_ssl.data import open_radiographs
+    flat = _given(max_side=max_side, crop_borders=crop_borders)
+    deep = _given(modality=modality, policy=policy, orientation=orientation, crop_foreground=crop_foreground)
+    deep |= {} if spacing_mm is None else {"spacing_mm": _numbers("spacing_mm", spacing_mm)}
+    if wrong := _choose(spatial_dims, deep, flat):
+        raise ValueError(f"--{next(iter(wrong))} is for --spatial_dims {_choose(spatial_dims, 3, 2)}")
+    from monai_ssl.data import open_radiographs, open_volume_store
 
-    prepared = open_radiographs(
+    prepared = _choose(spatial_dims, open_radiographs, open_volume_store)(
         folder,
         store,
         labels_file=labels_file,
-        max_side=max_side,
-        crop_borders=crop_borders,
         drop_duplicates=not keep_duplicates,
         num_workers=num_workers,
+        **_choose(spatial_dims, flat, deep),
     )
     print(prepared.describe())
 
@@ -103,9 +131,9 @@ def show_views(
 
 
 def describe(path: str) -> None:
-    """Say what a file or folder is: weights, an index, a store, or an image; without identifiers.
+    """Say what a file or folder is: weights, an index, a store, an image or a volume; without identifiers.
 
-    path  encoder.safetensors or another checkpoint, index.parquet, a store's folder, an image
+    path  encoder.safetensors or another checkpoint, index.parquet, a store's folder, an image, a volume, a DICOM folder
     """
     from monai_ssl.describe import describe_path
 
@@ -133,7 +161,54 @@ def doctor(
     print(examine(folder, device, architecture, size, batch_size))
 
 
-VERBS = {"index": index, "prepare": prepare, "show-views": show_views, "describe": describe, "doctor": doctor}
+def export_nnunet(encoder: str, output: str, *, in_channels: int | None = None) -> None:
+    """Write a dynunet's weights as a checkpoint that nnU-Net fine-tunes.
+
+    encoder      encoder.safetensors of a dynunet without residual blocks
+    output       folder for checkpoint_final.pth and adaptation_plan.json, or a .pth file
+    in_channels  of the data set it is for; default: as in the file
+    """
+    from monai_ssl.weights import export_nnunet as export
+
+    checkpoint = export(encoder, output, in_channels=in_channels)
+    print(
+        f"written to {checkpoint}\n\nTo fine-tune the encoder, for the nnU-Net data set ID:\n"
+        f"    nnUNetv2_preprocess_like_nnssl -d ID -n monai_ssl -pc {checkpoint} -am like_pretrained\n"
+        "    nnUNetv2_train_pretrained ID 3d_fullres FOLD -p ptPlans__monai_ssl____... -tr PretrainedTrainer"
+    )
+
+
+def _choose(spatial_dims: int, flat: Any, deep: Any) -> Any:
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"--spatial_dims is {spatial_dims}; use 2 for images, 3 for volumes")
+    return flat if spatial_dims == 2 else deep
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None and value is not False}
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--{name} is three numbers such as 3,1,1, not {text!r}") from None
+
+
+def _mostly_volumes(table: Any) -> bool:
+    rows = table.select(["modality", "kind", "frames"]).to_pylist()
+    deep = [row["modality"] in ("CT", "MR", "PT") or (row["kind"] == "nifti" and row["frames"] != 1) for row in rows]
+    return 2 * sum(deep) > len(rows)
+
+
+VERBS = {
+    "index": index,
+    "prepare": prepare,
+    "show-views": show_views,
+    "describe": describe,
+    "doctor": doctor,
+    "export-nnunet": export_nnunet,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a file or folder of this package is: weights, an index, a store, or an image; facts without identifiers."""
+"""Say what a path is: weights, an index, a store, an image, a volume or a DICOM series; facts without identifiers."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from monai_ssl.data import describe_index, read_radiograph
+from monai_ssl.data import UnreadableImageError, describe_index, open_series, open_volumes, read_radiograph
 from monai_ssl.data.readers import sniff_kind
 from monai_ssl.data.store import FACTS_NAME, ImageStore
 from monai_ssl.data.tables import read_table, require_columns
+from monai_ssl.data.volume_files import ITK_SUFFIXES
+from monai_ssl.data.volume_text import describe_volumes
 from monai_ssl.weights import describe_weights
 
 __all__ = ["describe_path"]
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+_STORES_OWN = ("shape:", "spacing:", "orientation:", "with a label map:")
 _FACTS = ("photometric", "transfer_syntax", "bits_stored", "frames", "modality", "body_part", "view")
 
 
 def describe_path(path: str | Path) -> str:
-    """Describe a weights file, an index or another table of it, a store, or an image.
+    """Describe a weights file, an index or another table of it, a store, an image, a volume or a DICOM folder.
+
+    A file that holds a volume is described as one, any other image as a picture. Of a folder only the DICOM files at
+    its top are looked at.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: it is nothing that this package reads; of an image, the reason why it cannot be used.
+        ValueError: it is nothing that this package reads; of an image or series, the reason why it cannot be used.
     """
     path = Path(path)
     if path.is_dir():
@@ -36,10 +42,20 @@ def describe_path(path: str | Path) -> str:
         return describe_weights(path)
     if path.suffix.lower() == ".parquet":
         return _describe_table(path)
-    if sniff_kind(path) is None:
+    if path.suffix.lower() in ITK_SUFFIXES:
+        return describe_volumes(open_volumes(path), path)
+    kind = sniff_kind(path)
+    if kind is None:
         raise ValueError(
             f"{path} is no image, no index (.parquet), no store and no weights file ({', '.join(_WEIGHTS)})"
         )
+    if kind in ("nifti", "dicom"):
+        try:
+            found = open_volumes(path)
+        except UnreadableImageError:
+            found = None  # a flat NIfTI, or broken: reading it as a picture says why
+        if found is not None and found.volumes:
+            return describe_volumes(found, path)
     return _describe_image(path)
 
 
@@ -47,15 +63,29 @@ def _describe_folder(folder: Path) -> str:
     for place in (folder, folder / "store"):
         if (place / FACTS_NAME).is_file():
             store = ImageStore(place)
-            counts = describe_index(store.table).splitlines()[1:]  # the first line is in the store's own words
+            # The first line, and the geometry of volumes, are in the store's own words.
+            counts = describe_index(store.table).splitlines()[1:]
+            counts = [line for line in counts if not line.strip().startswith(_STORES_OWN)]
             return "\n".join([store.describe(), *counts, _columns(store.table)])
     for place in (folder / "encoder.safetensors", folder / "index.parquet"):
         if place.is_file():
             return describe_path(place)
+    slices = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _is_dicom(path)]
+    found = open_series(slices)
+    if found.volumes:
+        return describe_volumes(found, folder)
+    what = f": its {len(slices)} DICOM files make none ({found.refused[0].reason})" if slices else ""
     raise ValueError(
-        f"{folder} holds no finished store, index or encoder. If it is a folder of images, "
-        f"'python -m monai_ssl index {folder}' tells what is in it"
+        f"{folder} holds no finished store, index, encoder or volume{what}. If it is a folder of images, "
+        f"'python -m monai_ssl index {folder}' tells what is in it; of volumes, with --spatial_dims 3"
     )
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return path.is_file() and sniff_kind(path) == "dicom"
+    except (OSError, UnreadableImageError):
+        return False
 
 
 def _describe_table(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from monai_ssl.__main__ import VERBS, main
@@ -111,6 +112,17 @@ def test_describe_what_is_nothing_of_ours(capsys, folder, tmp_path):
     assert "not a readable Parquet file" in fail(capsys, "describe", tmp_path / "x.parquet")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10")
     assert "cut.safetensors" in fail(capsys, "describe", tmp_path / "cut.safetensors")
+
+
+def test_export_to_nnunet(capsys, tmp_path):
+    encoder = build_encoder("dynunet", 3, filters=[4, 4, 8], strides=[1, 2, 2])
+    save_encoder(encoder, tmp_path / "encoder.safetensors", {"method": "SimCLR", "patch_size": [16, 16, 16]})
+    out = succeed(capsys, "export-nnunet", tmp_path / "encoder.safetensors", tmp_path / "out", "--in_channels", 2)
+    assert f"-pc {tmp_path / 'out' / 'checkpoint_final.pth'}" in out
+    content = torch.load(tmp_path / "out" / "checkpoint_final.pth", weights_only=True)
+    assert content["nnssl_adaptation_plan"]["pretrain_num_input_channels"] == 2
+    save_encoder(build_encoder("resnet10", widen_factor=0.125), tmp_path / "other.safetensors", {"method": "C2L"})
+    assert "nnU-Net has no network for" in fail(capsys, "export-nnunet", tmp_path / "other.safetensors", tmp_path)
 
 
 def test_show_views_names_its_rows(capsys, folder, tmp_path):

@@ -12,6 +12,8 @@ from monai_ssl.data.examples import EXAMPLE_FINDINGS, make_example_radiographs
 from monai_ssl.data.index import build_index, describe_index
 from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, policy_from_dict
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
+from monai_ssl.data.patch_sampler import PatchSampler, sampling_weights
+from monai_ssl.data.patches import VolumePatchDataset
 from monai_ssl.data.pool import pool_fingerprint, pretraining_rows
 from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.radiographs import open_radiographs
@@ -21,35 +23,48 @@ from monai_ssl.data.series import open_series
 from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.subsets import label_subsets
+from monai_ssl.data.volume_index import build_volume_index
+from monai_ssl.data.volume_intensity import CT_WINDOWS, CTIntensity, ModalityIntensity, MRIntensity, volume_policy
+from monai_ssl.data.volume_items import prepare_volumes
+from monai_ssl.data.volume_labels import find_volume_labels, read_volume_labels
 from monai_ssl.data.volume_reader import VolumeReader, open_volume, open_volumes, read_volume
+from monai_ssl.data.volume_store import open_volume_store
 from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 
 __all__ = [
+    "CT_WINDOWS",
     "EXAMPLE_FINDINGS",
     "EXAMPLE_ORGANS",
+    "CTIntensity",
     "DuplicateReport",
     "EpochSampler",
     "FoundVolumes",
     "ImageStore",
     "IntensityPolicy",
+    "MRIntensity",
+    "ModalityIntensity",
     "OpenVolume",
     "PadCollate",
+    "PatchSampler",
     "RadiographIntensity",
     "RadiographReader",
     "Refusal",
     "StoreDataset",
     "UnreadableImageError",
     "Volume",
+    "VolumePatchDataset",
     "VolumeReader",
     "assert_classes",
     "assert_disjoint",
     "assign_splits",
     "available_decoders",
     "build_index",
+    "build_volume_index",
     "describe_index",
     "drop_duplicates",
     "find_duplicates",
     "find_labels_file",
+    "find_volume_labels",
     "join_labels",
     "label_subsets",
     "load_split",
@@ -59,15 +74,20 @@ __all__ = [
     "open_radiographs",
     "open_series",
     "open_volume",
+    "open_volume_store",
     "open_volumes",
     "policy_from_dict",
     "pool_fingerprint",
     "prepare_store",
+    "prepare_volumes",
     "pretraining_rows",
     "read_labels",
     "read_radiograph",
     "read_volume",
+    "read_volume_labels",
+    "sampling_weights",
     "save_split",
     "select_rows",
     "split_rows",
+    "volume_policy",
 ]

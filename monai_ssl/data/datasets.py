@@ -15,19 +15,22 @@ from monai_ssl.data.cache import SharedImageCache
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.tables import require_columns
 
+# Entries of an item that have the image's shape and are padded with it, and the type of their canvas.
+PADDED_KEYS = {"image": torch.float32, "label_map": torch.uint8}
+
 
 class PaddedItems(list):
     """Items whose images are views of one padded canvas; ``PadCollate`` takes the canvas as it is.
 
     Args:
         items: the items.
-        canvas: float32 (B, 1, *spatial), zero outside the images.
+        canvases: for ``"image"``, and ``"label_map"`` if the items have one, (B, 1, *spatial), zero outside the images.
         extent: int64 (B, spatial dims), the size of each image.
     """
 
-    def __init__(self, items: list[dict[str, Any]], canvas: torch.Tensor, extent: torch.Tensor):
+    def __init__(self, items: list[dict[str, Any]], canvases: dict[str, torch.Tensor], extent: torch.Tensor):
         super().__init__(items)
-        self.canvas = canvas
+        self.canvases = canvases
         self.extent = extent
 
 
@@ -84,14 +87,14 @@ class StoreDataset(Dataset):
         """Fetch a batch at once: the images are written into one canvas, which ``PadCollate`` needs not copy."""
         rows = [int(self.rows[i]) for i in indices]
         shapes = np.array([self.store.shape(row) for row in rows], dtype=np.int64)
-        canvas = _new_canvas((len(rows), 1, *shapes.max(axis=0).tolist()))
+        canvas = new_canvas((len(rows), 1, *shapes.max(axis=0).tolist()))
         items = []
         for place, (i, row) in enumerate(zip(indices, rows, strict=True)):
-            image = _corner(canvas[place, 0].numpy(), shapes[place], clear=True)
+            image = corner(canvas[place, 0].numpy(), shapes[place], clear=True)
             np.divide(self._stored(int(i), row), self.store.levels(row), out=image, dtype=np.float32)
             labels = {name: values[i].item() for name, values in self.labels.items()}
             items.append({"image": torch.from_numpy(image)[None], "index": row, **labels})
-        return PaddedItems(items, canvas, torch.from_numpy(shapes))
+        return PaddedItems(items, {"image": canvas}, torch.from_numpy(shapes))
 
     def _stored(self, i: int, row: int) -> np.ndarray:
         if self._cache is None:
@@ -104,7 +107,7 @@ class StoreDataset(Dataset):
         return image
 
     def _add_labels(self, name: str, classes: Sequence[str] | None) -> None:
-        if name in ("image", "index", "extent"):
+        if name in ("image", "index", "extent", "label_map"):
             raise ValueError(f"a label column cannot be called {name!r}: the batch uses that name; rename the column")
         require_columns(self.store.table, [name], f"the table of {self.store.folder}")
         column = self.store.table[name]
@@ -138,42 +141,51 @@ class StoreDataset(Dataset):
 class PadCollate:
     """Collate items of different sizes: images go to the origin corner of a zero canvas as large as the largest.
 
-    Returns ``{"image": (B, C, *spatial) float32, "extent": (B, spatial dims) int64, ...}``; numbers become tensors
-    (int64, float32), tensors are stacked, anything else stays a list.
+    Returns ``{"image": (B, C, *spatial) float32, "extent": (B, spatial dims) int64, ...}``; a ``label_map``
+    (1, *spatial) uint8 is padded with 0 as its image is. Numbers become tensors (int64, float32), other tensors are
+    stacked, anything else stays a list.
     """
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch.
 
         Raises:
-            ValueError: if the images differ in channels or dimensions.
+            ValueError: if the images differ in channels or dimensions, or a label map in size from its image.
         """
         if isinstance(items, PaddedItems):
-            batch: dict[str, Any] = {"image": items.canvas, "extent": items.extent}
+            batch: dict[str, Any] = {**items.canvases, "extent": items.extent}
         else:
-            images = [torch.as_tensor(item["image"], dtype=torch.float32) for item in items]
-            if len({(image.ndim, image.shape[0]) for image in images}) > 1:
-                raise ValueError(f"images of one batch differ in channels: {[tuple(i.shape) for i in images]}")
-            extent = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
-            canvas = _new_canvas((len(images), images[0].shape[0], *extent.amax(dim=0).tolist()))
-            for place, image in zip(canvas, images, strict=True):
-                for channel, values in zip(place, image, strict=True):
-                    _corner(channel.numpy(), image.shape[1:], clear=True)[...] = values.numpy()
-            batch = {"image": canvas, "extent": extent}
+            batch = {key: _padded(items, key) for key in PADDED_KEYS if key in items[0]}
+            batch["extent"] = torch.tensor([item["image"].shape[1:] for item in items], dtype=torch.int64)
         for key in items[0]:
-            if key != "image":
+            if key not in PADDED_KEYS:
                 batch[key] = _collate_values([item[key] for item in items])
         return batch
 
 
-def _corner(canvas: np.ndarray, shape: Sequence[int], clear: bool = False) -> np.ndarray:
+def _padded(items: Sequence[Mapping[str, Any]], key: str) -> torch.Tensor:
+    """Put one entry of all items on a canvas."""
+    parts = [torch.as_tensor(item[key], dtype=PADDED_KEYS[key]) for item in items]
+    if len({(part.ndim, part.shape[0]) for part in parts}) > 1:
+        raise ValueError(f"images of one batch differ in channels: {[tuple(part.shape) for part in parts]}")
+    for part, item in zip(parts, items, strict=True):
+        if part.shape[1:] != item["image"].shape[1:]:
+            raise ValueError(f"the {key} of an item is {tuple(part.shape)}, its image {tuple(item['image'].shape)}")
+    sides = torch.tensor([part.shape[1:] for part in parts]).amax(dim=0).tolist()
+    canvas = new_canvas((len(parts), parts[0].shape[0], *sides), PADDED_KEYS[key])
+    for place, part in zip(canvas, parts, strict=True):
+        for channel, values in zip(place, part, strict=True):
+            corner(channel.numpy(), part.shape[1:], clear=True)[...] = values.numpy()
+    return canvas
+
+
+def corner(canvas: np.ndarray, shape: Sequence[int], clear: bool = False) -> np.ndarray:
     """View of the part of a canvas that an image takes; with ``clear`` the rest is set to zero."""
-    corner = tuple(slice(0, int(side)) for side in shape)
+    inside = tuple(slice(0, int(side)) for side in shape)
     if clear:
-        for axis, side in enumerate(corner):
-            outside = corner[:axis] + (slice(side.stop, None),)
-            canvas[outside] = 0.0
-    return canvas[corner]
+        for axis, side in enumerate(inside):
+            canvas[inside[:axis] + (slice(side.stop, None),)] = 0
+    return canvas[inside]
 
 
 def _collate_values(values: list[Any]) -> Any:
@@ -187,13 +199,13 @@ def _collate_values(values: list[Any]) -> Any:
     return list(values)
 
 
-def _new_canvas(shape: tuple[int, ...]) -> torch.Tensor:
-    """Uninitialised float32 tensor; in a loader worker in shared memory, so that handing it over copies nothing."""
+def new_canvas(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Uninitialised tensor; in a loader worker in shared memory, so that handing it over copies nothing."""
     if get_worker_info() is None:
         # NumPy asks the kernel for large pages, which makes fresh megabytes four times cheaper than torch.empty.
-        return torch.from_numpy(np.empty(shape, dtype=np.float32))
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * 4)
-    return torch.empty(0, dtype=torch.float32).set_(storage, 0, shape, _strides(shape))
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8 if dtype == torch.uint8 else np.float32))
+    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape, _strides(shape))
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

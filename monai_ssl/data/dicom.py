@@ -79,11 +79,12 @@ def looks_like_bare_dicom(head: bytes) -> bool:
     return (little or big) and head[:8] != bytes(8)
 
 
-def read_dicom(path: str | Path) -> Dataset:
+def read_dicom(path: str | Path, identifiers_only: bool = False) -> Dataset:
     """Read the listed elements of a DICOM file, pixel data included, without decoding.
 
     Args:
         path: a DICOM file, with or without preamble.
+        identifiers_only: read no more than ``dicom_identifiers`` needs, which is quick: the pixel data is not touched.
 
     Returns:
         The data set; ``file_meta.TransferSyntaxUID`` is always set.
@@ -101,7 +102,8 @@ def read_dicom(path: str | Path) -> Dataset:
     if not magic and not looks_like_bare_dicom(head):
         raise UnreadableImageError("not a DICOM file: no DICM mark and no data set at the start", path)
     try:
-        data = pydicom.dcmread(path, force=not magic, specific_tags=_TAGS)
+        tags = list(_IDENTIFIERS.values()) if identifiers_only else _TAGS
+        data = pydicom.dcmread(path, force=not magic, specific_tags=tags, stop_before_pixels=identifiers_only)
     except (OSError, MemoryError):
         raise
     except InvalidDicomError:
@@ -273,8 +275,10 @@ def dicom_facts(data: Dataset) -> dict:
 
 def dicom_identifiers(data: Dataset) -> dict[str, str]:
     """Raw patient, study and series identifiers. They are for hashing only and must not be stored or printed."""
-    keywords = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
-    return {name: header_text(data, keyword) for name, keyword in keywords.items()}
+    return {name: header_text(data, keyword) for name, keyword in _IDENTIFIERS.items()}
+
+
+_IDENTIFIERS = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 
 
 # PhotometricInterpretation (0028,0004): defined terms, DICOM PS3.3 section C.7.6.3.1.2.

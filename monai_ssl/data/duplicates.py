@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from monai_ssl.data.scan import FACTS_SCHEMA
 from monai_ssl.data.tables import require_columns
+from monai_ssl.data.volume_scan import VOLUME_SCHEMA
 
 _BLOCK = 1024
 
@@ -82,7 +83,7 @@ def find_duplicates(table: pa.Table, max_distance: int = 6) -> DuplicateReport:
     that share a band are compared; 100,000 images take seconds.
 
     Args:
-        table: an index, with ``content_hash`` and ``perceptual_hash``.
+        table: an index, with ``content_hash`` and, unless only exact duplicates are wanted, ``perceptual_hash``.
         max_distance: 0 to 16 bits, or -1 for exact duplicates only. See ``perceptual_hash`` for measured error rates.
 
     Raises:
@@ -90,7 +91,8 @@ def find_duplicates(table: pa.Table, max_distance: int = 6) -> DuplicateReport:
     """
     if not -1 <= max_distance <= 16:
         raise ValueError(f"max_distance is {max_distance}; use -1 (exact only) or 0 to 16 bits")
-    require_columns(table, ["content_hash", "perceptual_hash"], "the index")
+    looks = ["perceptual_hash"] if max_distance >= 0 else []
+    require_columns(table, ["content_hash", *looks], "the index")
     duplicate_of = np.full(len(table), -1, dtype=np.int64)
     distance = np.full(len(table), -1, dtype=np.int64)
     order = _by_preference(table)
@@ -101,7 +103,7 @@ def find_duplicates(table: pa.Table, max_distance: int = 6) -> DuplicateReport:
         if contents[row] is not None and first.setdefault(contents[row], row) != row:
             duplicate_of[row] = first[contents[row]]
 
-    hashes = table["perceptual_hash"].to_pylist()
+    hashes = table["perceptual_hash"].to_pylist() if looks else [None] * len(table)
     left = [row for row in order if hashes[row] is not None and contents[row] is not None and duplicate_of[row] < 0]
     if max_distance >= 0 and left:
         values = np.array([int(hashes[row], 16) for row in left], dtype=np.uint64)
@@ -185,7 +187,7 @@ def _greedy(values: np.ndarray, max_distance: int) -> np.ndarray:
 
 def _by_preference(table: pa.Table) -> list[int]:
     """Usable rows, those with the most filled cells of the user's columns first."""
-    own = set(FACTS_SCHEMA.names) | {"group_id"}
+    own = {*FACTS_SCHEMA.names, *VOLUME_SCHEMA.names, "group_id"}
     filled = np.zeros(len(table), dtype=np.int64)
     for name in table.column_names:
         if name not in own:

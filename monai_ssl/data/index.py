@@ -6,7 +6,9 @@ from __future__ import annotations
 import collections
 import logging
 import os
+import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from monai_ssl.data.scan_cache import ScanCache, is_utf8, scan_folder
 from monai_ssl.data.tables import write_table
 
 logger = logging.getLogger(__name__)
+
+Refuse = Callable[[tuple, str], dict]  # an item and a reason to a row
 
 # Files that are never opened; everything else is sniffed, since DICOM files come with any suffix or none.
 _NEVER_IMAGES = frozenset(
@@ -74,11 +78,12 @@ def build_index(
     output = None if output is None else Path(output)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-    salt = _salt(salt, output)
+    salt = index_salt(salt, output)
     files, unopened = list_files(root, skip=output)
     cache = ScanCache(output, salt)
     rows, todo = cache.split(files)
-    _scan(root, salt, todo, rows, cache, num_workers, progress)
+    read = partial(scan_file, str(root), salt)
+    scan_items(read, refused_row, utf8_only(todo, refused_row, rows), rows, cache, num_workers, progress)
     cache.finish(rows, changed=bool(todo))
 
     facts = pa.Table.from_pylist([rows[path] for path in sorted(rows)], schema=FACTS_SCHEMA)
@@ -88,14 +93,14 @@ def build_index(
     facts = facts.filter(pc.not_equal(facts["status"], IGNORED))
     if not len(facts):
         raise ValueError(
-            f"{root}: no images among its {len(files) + unopened.total()} files{_counts(ignored)}. "
+            f"{root}: no images among its {len(files) + unopened.total()} files{counts_text(ignored)}. "
             "Looked for DICOM (any name), PNG, JPEG, TIFF, BMP and NIfTI."
         )
     table = join_labels(facts, label_table, root, salt, labels_file)
     if output is not None:
         write_table(table, output)
     logger.info("%s: %s; read anew %d; left out %d files that are no images%s", root, _status(table), len(todo),
-                ignored.total(), _counts(ignored))  # fmt: skip
+                ignored.total(), counts_text(ignored))  # fmt: skip
     return table
 
 
@@ -143,14 +148,20 @@ def list_files(root: str | Path, skip: Path | None = None) -> tuple[list[tuple[s
 
 
 def describe_index(table: pa.Table) -> str:
-    """Say in a few lines what an index holds: images by kind, refused files by reason, patients, labels."""
+    """Say in a few lines what an index holds: images or volumes by kind, refused files by reason, patients, labels."""
     usable = table.filter(pc.equal(table["status"], "ok"))
     lines = [_status(table)]
-    for name in ("kind", "modality", "view", "split"):
-        if name in table.column_names:
+    volumes = "volume" in table.column_names
+    if volumes and len(usable):
+        for name, unit in (("shape", " voxels (D x H x W)"), ("spacing_mm", " mm")):
+            lines.append(f"  {name.partition('_')[0]}: {_ranges(usable[name].to_pylist())}{unit}")
+        labelled = len(usable) - usable["label_map"].null_count
+        lines += [f"  with a label map: {labelled}"] * bool(labelled)
+    for name in ("kind", "modality", "unit", "orientation", "view", "split"):
+        if name in table.column_names and (volumes or name != "unit"):
             counts = collections.Counter(str(value) for value in usable[name].to_pylist() if value is not None)
             if counts:
-                lines.append(f"  {name}: {_counts(counts)[2:-1]}")
+                lines.append(f"  {name}: {counts_text(counts)[2:-1]}")
     if "group_id" in table.column_names:
         lines.append(f"  patients or groups: {pc.count_distinct(usable['group_id']).as_py()}")
     refused = table.filter(pc.equal(table["status"], "refused"))
@@ -159,21 +170,61 @@ def describe_index(table: pa.Table) -> str:
     return "\n".join(lines)
 
 
-def _scan(root, salt, todo, rows, cache, num_workers, progress) -> None:
-    """Read the files of ``todo`` into ``rows``, keeping what is done every few seconds and when interrupted."""
-    fresh: list[dict] = []
-    flushed = time.monotonic()
-    # Names that are no valid UTF-8 can be neither stored in a table nor joined with anything.
-    named = [file for file in todo if is_utf8(file[0])]
-    for path, size, mtime in todo:
+def utf8_only(todo: list[tuple], refuse: Refuse, rows: dict[str, dict]) -> list[tuple]:
+    """Keep the files whose names are valid UTF-8; the others can be neither stored in a table nor joined with anything.
+
+    Args:
+        todo: files, the path first.
+        refuse: makes a row of a file and a reason.
+        rows: by path; the refused rows are added.
+    """
+    for path, *facts in todo:
         if not is_utf8(path):
             shown = path.encode("utf-8", "backslashreplace").decode()
-            rows[shown] = refused_row((shown, size, mtime), "the file name is not valid UTF-8")
-    results = crash_safe_map(partial(scan_file, str(root), salt), named, num_workers)
+            rows[shown] = refuse((shown, *facts), "the file name is not valid UTF-8")
+    return [file for file in todo if is_utf8(file[0])]
+
+
+def _ranges(rows: list[list[float]]) -> str:
+    """Least, median and greatest of each axis.
+
+    >>> _ranges([[1, 10], [2, 10], [4, 10]])
+    '1-2-4 x 10'
+    """
+    axes = ((min(axis), statistics.median_low(axis), max(axis)) for axis in zip(*rows, strict=True))
+    return " x ".join(f"{a:.3g}" if a == c else f"{a:.3g}-{b:.3g}-{c:.3g}" for a, b, c in axes)
+
+
+def scan_items(
+    read: Callable[[tuple], dict],
+    refuse: Refuse,
+    todo: list[tuple],
+    rows: dict[str, dict],
+    cache: ScanCache,
+    num_workers: int | None,
+    progress: bool,
+    unit: str = "file",
+    chunk_size: int = 8,
+) -> None:
+    """Read items to rows in several processes, keeping what is done every few seconds and when interrupted.
+
+    Args:
+        read: picklable; makes a row of an item.
+        refuse: makes a row of an item and a reason: what happens to an item that a worker crashed on.
+        todo: the items.
+        rows: by path; what is read is added.
+        cache: remembers the rows.
+        num_workers, progress: see ``build_index``.
+        unit: what the progress bar counts.
+        chunk_size: items that a worker takes at once.
+    """
+    fresh: list[dict] = []
+    flushed = time.monotonic()
+    results = crash_safe_map(read, todo, num_workers, chunk_size)
     try:
-        with tqdm(total=len(named), desc="index", unit="file", disable=None if progress else True) as bar:
+        with tqdm(total=len(todo), desc="index", unit=unit, disable=None if progress else True) as bar:
             for position, row in results:
-                row = refused_row(named[position], CRASHED) if isinstance(row, WorkerCrash) else row
+                row = refuse(todo[position], CRASHED) if isinstance(row, WorkerCrash) else row
                 rows[row["path"]] = row
                 fresh.append(row)
                 bar.update()
@@ -184,7 +235,12 @@ def _scan(root, salt, todo, rows, cache, num_workers, progress) -> None:
         cache.add(fresh)
 
 
-def _salt(salt: str | bytes | None, output: Path | None) -> bytes:
+def index_salt(salt: str | bytes | None, output: Path | None) -> bytes:
+    """The secret that was given, else the one beside an index file, else a random one.
+
+    Raises:
+        ValueError: if it is empty, or the file beside the index holds none.
+    """
     if salt is not None:
         salt = salt.encode() if isinstance(salt, str) else salt
         if not salt:
@@ -193,10 +249,12 @@ def _salt(salt: str | bytes | None, output: Path | None) -> bytes:
     return os.urandom(32) if output is None else load_salt(output.with_suffix(".salt"))
 
 
-def _counts(counter: collections.Counter) -> str:
+def counts_text(counter: collections.Counter) -> str:
+    """The most frequent entries with their numbers, in brackets; nothing for an empty counter."""
     return f" ({', '.join(f'{name} {count}' for name, count in counter.most_common(8))})" if counter else ""
 
 
 def _status(table: pa.Table) -> str:
     refused = pc.sum(pc.equal(table["status"], "refused")).as_py() or 0
-    return f"{len(table) - refused} images, {refused} refused"
+    noun = "volumes" if "volume" in table.column_names else "images"
+    return f"{len(table) - refused} {noun}, {refused} refused"

@@ -7,6 +7,7 @@ import collections
 import fnmatch
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -23,10 +24,14 @@ _RESERVED = ("file", "patient_id", "group_id", "split")
 _TEXT = pa.string()
 
 
-def find_labels_file(root: str | Path) -> Path | None:
+def find_labels_file(root: str | Path, columns: Sequence[str] = ("file",)) -> Path | None:
     """Find the one CSV or Parquet at the top of a folder that has a column ``file``.
 
     A table whose columns merely resemble ``file`` is not taken, but logged with the column that was probably meant.
+
+    Args:
+        root: the folder.
+        columns: names of which the table must have one.
 
     Raises:
         ValueError: if there are several; one must then be given.
@@ -40,21 +45,26 @@ def find_labels_file(root: str | Path) -> Path | None:
         except (OSError, ValueError):
             continue
         near = nearest_name("file", names) or nearest_name("filename", names)
-        if "file" in names:
+        if set(columns) & set(names):
             found.append(path)
         elif near:
             logger.warning("%s is not joined: it has no column 'file' (is %r meant?)", path, near)
     if len(found) > 1:
         raise ValueError(
-            f"{root} has several tables with a column 'file' ({', '.join(p.name for p in found)}): name one"
+            f"{root} has several tables with a column {' or '.join(map(repr, columns))} "
+            f"({', '.join(p.name for p in found)}): name one"
         )
     return found[0] if found else None
 
 
-def read_labels(path: str | Path) -> pa.Table:
+def read_labels(path: str | Path, aliases: Mapping[str, str] | None = None) -> pa.Table:
     """Read a CSV or Parquet of labels. ``file``, ``patient_id``, ``group_id`` and ``split`` are read as text.
 
     Empty cells are null. Rows may have any further columns: labels, text, age.
+
+    Args:
+        path: the table.
+        aliases: other names that columns may have, ``{"image": "file"}``; used where the column itself is absent.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -65,11 +75,16 @@ def read_labels(path: str | Path) -> pa.Table:
         raise FileNotFoundError(f"{path}: no such table of labels")
     if path.suffix.lower() == ".parquet":
         table = read_table(path)
-        for name in set(_RESERVED) & set(table.column_names):
-            position = table.schema.get_field_index(name)
-            table = table.set_column(position, name, table[name].cast(_TEXT))
     else:
         table = _read_csv(path)
+    names = [
+        aliases[name] if aliases and name in aliases and aliases[name] not in table.column_names else name
+        for name in table.column_names
+    ]
+    table = table.rename_columns(names)
+    for name in set(_RESERVED) & set(names):
+        position = table.schema.get_field_index(name)
+        table = table.set_column(position, name, table[name].cast(_TEXT))
     require_columns(table, ["file"], str(path))
     for name in ("patient_id", "group_id", "split"):
         near = nearest_name(name, table.column_names, cutoff=0.85)
@@ -82,7 +97,14 @@ def read_labels(path: str | Path) -> pa.Table:
 
 
 def join_labels(
-    facts: pa.Table, labels: pa.Table | None, root: str | Path, salt: bytes, source: str | Path | None = None
+    facts: pa.Table,
+    labels: pa.Table | None,
+    root: str | Path,
+    salt: bytes,
+    source: str | Path | None = None,
+    *,
+    names: Sequence[Sequence[Sequence[str]]] | None = None,
+    alone: Sequence[str] | None = None,
 ) -> pa.Table:
     """Add the columns of the user's table to the index.
 
@@ -96,20 +118,25 @@ def join_labels(
         root: the folder of images: absolute paths in ``file`` are made relative to it.
         salt: secret for the identifiers.
         source: the labels' file, for messages.
+        names: what the user's table may call each row of the index: lists of names, the best list first. Default: its
+            ``path``. A name that several rows share stands for all of them.
+        alone: what groups each row that has no patient. Default: its ``path``.
 
     Returns:
         The index with ``group_id`` and the user's columns; null where an image has no row.
 
     Raises:
-        ValueError: if a file appears twice, no file matches, or one patient is in two splits.
+        ValueError: if a file appears twice, no file matches, files of one row of the index have rows that differ, or
+            one patient is in two splits.
     """
     paths = facts["path"].to_pylist()
+    alone = paths if alone is None else alone
     patients = facts["patient"].to_pylist()
     if labels is None:
-        return facts.append_column("group_id", pa.array(_groups(paths, patients, None, salt), _TEXT))
+        return facts.append_column("group_id", pa.array(_groups(alone, patients, None, salt), _TEXT))
     source = source or "the labels"
-    row_of = _match_rows(labels, paths, Path(root), source)
-    rows = pa.array([row_of.get(path) for path in paths], pa.int64())
+    names = [[[path]] for path in paths] if names is None else names
+    rows = pa.array(_match_rows(labels, names, Path(root), source), pa.int64())
     joined = labels.drop_columns(["file"]).take(rows)  # a null row number gives a row of nulls
     given = {name: joined[name].to_pylist() for name in ("patient_id", "group_id") if name in joined.column_names}
     joined = joined.drop_columns(list(given))
@@ -118,10 +145,10 @@ def join_labels(
         hashed = [hash_identifier(value, salt, "patient") for value in given["patient_id"]]
         patients = [own or header for own, header in zip(hashed, patients, strict=True)]
         facts = facts.set_column(facts.schema.get_field_index("patient"), "patient", pa.array(patients, _TEXT))
-    groups = _groups(paths, patients, given.get("group_id"), salt)
+    groups = _groups(alone, patients, given.get("group_id"), salt)
     facts = facts.append_column("group_id", pa.array(groups, _TEXT))
     for name in joined.column_names:
-        if name in ("modality", "body_part", "view"):
+        if name in ("modality", "body_part", "view") and name in facts.column_names:
             mine = pc.coalesce(joined[name].cast(_TEXT), facts[name])
             facts = facts.set_column(facts.schema.get_field_index(name), name, mine)
         else:
@@ -179,43 +206,61 @@ def _examples(values: list) -> str:
     return f"; the column holds: {', '.join(distinct) or 'nothing'}"
 
 
-def _groups(paths: list[str], patients: list[str | None], given: list | None, salt: bytes) -> list[str | None]:
-    groups = given or [None] * len(paths)
+def _groups(alone: Sequence[str], patients: list[str | None], given: list | None, salt: bytes) -> list[str | None]:
+    groups = given or [None] * len(alone)
     return [
-        hash_identifier(group, salt, "patient") or patient or hash_identifier(path, salt, "file")
-        for path, patient, group in zip(paths, patients, groups, strict=True)
+        hash_identifier(group, salt, "patient") or patient or hash_identifier(name, salt, "file")
+        for name, patient, group in zip(alone, patients, groups, strict=True)
     ]
 
 
-def _match_rows(labels: pa.Table, paths: list[str], root: Path, source: str | Path) -> dict[str, int]:
-    """Row of the labels for each file name, relative to the folder, after checking the names."""
-    root = root.absolute().as_posix() + "/"
+def relative_name(value: str, root: str | Path) -> str:
+    """A file's name in a table as the index writes it: relative to the folder, with /.
+
+    >>> relative_name(" ./a\\\\b.nii ", "data"), relative_name("/", "/")
+    ('a/b.nii', '.')
+    """
+    prefix = Path(root).absolute().as_posix().rstrip("/") + "/"
+    return PurePosixPath(value.strip().replace("\\", "/").removeprefix(prefix)).as_posix()
+
+
+def _match_rows(
+    labels: pa.Table, names: Sequence[Sequence[Sequence[str]]], root: Path, source: str | Path
+) -> list[int | None]:
+    """Row of the labels for each row of the index, by the best of its names that the labels have."""
     row_of: dict[str, int] = {}
     twice = collections.Counter()
     for row, value in enumerate(labels["file"].to_pylist()):
-        name = value.strip().replace("\\", "/").removeprefix(root)
-        name = PurePosixPath(name).as_posix()
+        name = relative_name(value, root)
         if name in row_of:
             twice[name] += 1
         row_of[name] = row
     if twice:
         raise ValueError(f"{source}: {len(twice)} files have more than one row, for instance {_some(twice)}")
-    missing = sorted(set(row_of) - set(paths))
+    known = {name for own in names for some in own for name in some}
+    missing = sorted(set(row_of) - known)
     if len(missing) == len(row_of) and row_of:
-        ends = {PurePosixPath(path).name: path for path in paths}
+        ends = {PurePosixPath(name).name: name for name in known}
         near = next(
             (f"{name!r} is probably {ends[n]!r}" for name in missing if (n := PurePosixPath(name).name) in ends), None
         )
-        hint = near or f"the folder has files like {_some(paths)}"
+        hint = near or f"the folder has files like {_some(own[0][0] for own in names)}"
         raise ValueError(f"{source}: none of its {len(row_of)} files is in the folder; {hint}")
     if missing:
         logger.warning(
             "%s: %d of its files are not in the folder, for instance %s", source, len(missing), _some(missing)
         )
-    without = len(set(paths) - set(row_of))
-    if without:
-        logger.info("%s: %d of %d images have no row", source, without, len(paths))
-    return row_of
+    found, torn = [], []
+    for own in names:
+        rows = next(filter(None, ({row_of[name] for name in some if name in row_of} for some in own)), {None})
+        if len(rows) > 1 and len(set(map(str, labels.drop_columns(["file"]).take(sorted(rows)).to_pylist()))) > 1:
+            torn.append(own[0][0])
+        found.append(min(rows))
+    if torn:
+        raise ValueError(f"{source}: the rows of the files of {_some(torn)} differ; give one row for all its files")
+    if without := found.count(None):
+        logger.info("%s: %d of %d images have no row", source, without, len(names))
+    return found
 
 
 def _some(names) -> str:

@@ -72,9 +72,7 @@ def scan_file(root: str, salt: bytes, file: tuple[str, int, int]) -> dict:
             return row | {"status": IGNORED, "reason": None}
         radiograph = open_radiograph(path)
         row |= {name: value for name, value in radiograph.facts.items() if name in row and _fits(value)}
-        for name, identifier in radiograph.identifiers.items():
-            if identifier.lower() not in _PLACEHOLDERS:
-                row[name] = hash_identifier(identifier, salt, name)
+        row |= hashed_identifiers(radiograph.identifiers, salt)
         row |= _hashes(radiograph)
     except UnreadableImageError as error:
         return row | {"reason": error.reason}
@@ -86,6 +84,19 @@ def scan_file(root: str, salt: bytes, file: tuple[str, int, int]) -> dict:
         # Headers are hostile: whatever else goes wrong belongs to this file only. The text may quote the header.
         return row | {"reason": f"unexpected {type(error).__name__} while reading"}
     return row | {"status": "ok", "reason": None}
+
+
+def hashed_identifiers(identifiers: dict[str, str], salt: bytes) -> dict[str, str | None]:
+    """Salted hashes of raw identifiers, None for what anonymisers write instead of one.
+
+    Args:
+        identifiers: by purpose: ``"patient"``, ``"study"``, ``"series"``.
+        salt: the secret.
+    """
+    return {
+        name: None if text.lower() in _PLACEHOLDERS else hash_identifier(text, salt, name)
+        for name, text in identifiers.items()
+    }
 
 
 def refused_row(file: tuple[str, int, int], reason: str) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,32 +24,45 @@ class ScanCache:
     Args:
         output: the index file; None remembers nothing.
         salt: the secret; only a check value of it is stored.
+        part: subfolder, for an index that is scanned in several steps.
+        schema: of the rows; with ``path``, ``status`` and ``reason``.
+        version: raise it when rows of unchanged files would come out different.
+        stamp: columns that tell whether what a path names has changed.
     """
 
-    def __init__(self, output: Path | None, salt: bytes):
-        self.folder = None if output is None else scan_folder(output)
+    def __init__(
+        self,
+        output: Path | None,
+        salt: bytes,
+        part: str = "",
+        schema: pa.Schema = FACTS_SCHEMA,
+        version: str = SCAN_VERSION,
+        stamp: tuple[str, ...] = ("bytes", "mtime_ns"),
+    ):
+        self.folder = None if output is None else scan_folder(output) / part
+        self.schema, self.stamp = schema, stamp
         check = hmac.new(salt, b"salt check", hashlib.sha256).hexdigest()[:8]
-        self.metadata = {"scan_version": SCAN_VERSION, "salt_check": check, "decoders": decoder_signature()}
+        self.metadata = {"scan_version": version, "salt_check": check, "decoders": decoder_signature()}
 
-    def split(self, files: list[tuple[str, int, int]]) -> tuple[dict[str, dict], list[tuple[str, int, int]]]:
-        """Rows that are still right, and the files to read."""
+    def split(self, items: Iterable[tuple]) -> tuple[dict[str, dict], list[tuple]]:
+        """Rows that are still right, and the items to read; an item starts with its path and its stamp."""
         known = self._load()
         rows, todo = {}, []
-        for path, size, mtime in files:
-            row = known.get(path)
-            if row is not None and (row["bytes"], row["mtime_ns"]) == (size, mtime):
-                rows[path] = row
+        for item in items:
+            row = known.get(item[0])
+            if row is not None and tuple(row[name] for name in self.stamp) == item[1 : 1 + len(self.stamp)]:
+                rows[item[0]] = row
             else:
-                todo.append((path, size, mtime))
+                todo.append(item)
         return rows, todo
 
     def add(self, rows: list[dict]) -> None:
         """Keep some rows at once, so that an interrupted scan can go on."""
         if self.folder is None or not rows:
             return
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(part.stem) for part in self.folder.glob("[0-9]*.parquet")), default=0)
-        table = pa.Table.from_pylist(rows, schema=FACTS_SCHEMA.with_metadata(self.metadata))
+        table = pa.Table.from_pylist(rows, schema=self.schema.with_metadata(self.metadata))
         write_table(table, self.folder / f"{number:06d}.parquet")
 
     def finish(self, rows: dict[str, dict], changed: bool) -> None:

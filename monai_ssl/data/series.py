@@ -50,10 +50,7 @@ def open_series(paths: Iterable[str | Path], *, min_slices: int = 3, uneven: str
     Raises:
         ValueError: if an argument is out of range.
     """
-    if min_slices < 2:
-        raise ValueError(f"min_slices is {min_slices}; a volume has at least 2")
-    if uneven not in UNEVEN_RULES:
-        raise ValueError(f"uneven is {uneven!r}; use 'refuse' or 'resample'")
+    check_series_rules(min_slices, uneven)
     series: dict[tuple[str, ...], list[Slice]] = {}
     found = FoundVolumes([], [])
     for path in sorted(map(Path, paths)):
@@ -73,6 +70,18 @@ def open_series(paths: Iterable[str | Path], *, min_slices: int = 3, uneven: str
     for slices in series.values():
         _open_one_series(slices, min_slices, uneven, found)
     return found
+
+
+def check_series_rules(min_slices: int, uneven: str) -> None:
+    """Raise unless the arguments of ``open_series`` are in their range.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if min_slices < 2:
+        raise ValueError(f"min_slices is {min_slices}; a volume has at least 2")
+    if uneven not in UNEVEN_RULES:
+        raise ValueError(f"uneven is {uneven!r}; use 'refuse' or 'resample'")
 
 
 def _open_one_series(slices: list[Slice], min_slices: int, uneven: str, found: FoundVolumes) -> None:
@@ -128,7 +137,8 @@ def _open_volume(stack: Stack, split_by: dict, copies: int) -> OpenVolume:
         "tilt_degrees": stack.tilt_degrees,
         "split_by": split_by,
     }
-    return OpenVolume(_files(stack.slices), facts, partial(read_stack, stack, facts["modality"], facts))
+    read = partial(read_stack, stack, facts["modality"], facts)
+    return OpenVolume(_files(stack.slices), facts, stack.shape, stack.affine, read)
 
 
 def _common(values: list) -> object | None:

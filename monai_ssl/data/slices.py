@@ -28,6 +28,8 @@ from monai_ssl.data.errors import UnreadableImageError
 from monai_ssl.data.vocabulary import UNITS, known_term
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage and its multi-frame kin
+# Computed and digital radiographs, mammograms and dental images: all SOP classes of this root (PS3.4 section B.5).
+_RADIOGRAPHS = "1.2.840.10008.5.1.4.1.1.1."
 
 _FINE_MM, _FAR_MM = 1e-5, 1e5  # what no scanner resolves, and farther than any table travels: broken headers
 
@@ -149,7 +151,10 @@ def _slice(data: Dataset, path: Path, frame: int, digest: bytes, facts: dict, fa
     axes = _first(data, frame, "PlaneOrientationSequence.ImageOrientationPatient", "ImageOrientationPatient")
     spacing = _first(data, frame, "PixelMeasuresSequence.PixelSpacing", "PixelSpacing")
     thickness = _first(data, frame, "PixelMeasuresSequence.SliceThickness", "SliceThickness")
-    if len(position) != 3 or len(axes) != 6 or max(map(abs, position)) > _FAR_MM:
+    placed = len(position) == 3 and len(axes) == 6
+    if not placed and f"{header_text(data, 'SOPClassUID')}.".startswith(_RADIOGRAPHS):
+        raise UnreadableImageError("a radiograph, not a slice")
+    if not placed or max(map(abs, position)) > _FAR_MM:
         raise UnreadableImageError("no usable ImagePositionPatient or ImageOrientationPatient: its place is unknown")
     if len(spacing) != 2 or min(spacing) < _FINE_MM or max(spacing) > _FAR_MM:
         raise UnreadableImageError("no usable PixelSpacing: its size is unknown")

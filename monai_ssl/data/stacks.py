@@ -55,6 +55,18 @@ class Stack:
         )
         return int(np.floor(self.places[-1] + 1e-6)) + 1, rows, columns
 
+    @property
+    def affine(self) -> np.ndarray:
+        """Affine (4, 4) from (slice, row, column) to RAS mm; equation C.7.6.2.1-1 with the slices' step added."""
+        first = self.slices[0]
+        along_row, down_column = first.orientation
+        in_plane = np.stack([down_column * first.spacing[0], along_row * first.spacing[1]], axis=1)  # (3, 2)
+        affine = np.eye(4)
+        affine[:3, 0] = first.normal * self.step_mm
+        affine[:3, 1:3] = in_plane
+        affine[:3, 3] = first.position + in_plane @ np.floor(self.drift.min(axis=0))  # where a shear has its corner
+        return LPS_TO_RAS @ affine
+
 
 def lay_out(slices: list[Slice], uneven: str = "refuse") -> Stack:
     """Order the slices of one volume along their normal and check that they make a grid.
@@ -131,14 +143,13 @@ def read_stack(stack: Stack, modality: str | None, facts: dict) -> Volume:
         UnreadableImageError: if a slice cannot be decoded, naming its file, or no voxel is finite.
     """
     array, replaced = fill_nonfinite(_decode(stack.slices))
-    corner = np.zeros(2)
     for axis in (0, 1):
         if stack.drift[:, axis].any():
             outside = AIR_HU if facts.get("unit") == "HU" else float(array.min())
-            array, corner[axis] = _shear(array, stack.drift[:, axis], axis + 1, outside)
+            array = _shear(array, stack.drift[:, axis], axis + 1, outside)
     array, interpolated = _fill_grid(array, stack.places)
     facts = facts | {"interpolated_slices": interpolated, "nonfinite_fraction": replaced}
-    return Volume(array, _affine(stack, corner), modality, facts)
+    return Volume(array, stack.affine, modality, facts)
 
 
 def _decode(slices: tuple[Slice, ...]) -> np.ndarray:
@@ -170,13 +181,10 @@ def _decode_file(path: Path, frames: list[tuple[int, int]], array: np.ndarray) -
         raise UnreadableImageError(f"unexpected {type(error).__name__} while decoding", path) from None
 
 
-def _shear(array: np.ndarray, drift: np.ndarray, axis: int, outside: float) -> tuple[np.ndarray, int]:
+def _shear(array: np.ndarray, drift: np.ndarray, axis: int, outside: float) -> np.ndarray:
     """Move slice k by ``drift[k]`` pixels along an axis of (n, rows, columns), linearly interpolated.
 
-    The axis grows so that nothing is cut off.
-
-    Returns:
-        The sheared array, and the place of its first line in lines of the old one (0 or negative).
+    The axis grows so that nothing is cut off; its first line is at the smallest drift, rounded down.
     """
     low = int(np.floor(drift.min()))
     shape = list(array.shape)
@@ -191,7 +199,7 @@ def _shear(array: np.ndarray, drift: np.ndarray, axis: int, outside: float) -> t
         part = np.float32(shift - whole)
         if part:  # the last line is outside, so that nothing wraps round
             plane[...] = (1 - part) * plane + part * np.roll(plane, 1, axis - 1)
-    return result, low
+    return result
 
 
 def _growth(drift: np.ndarray) -> int:
@@ -209,15 +217,3 @@ def _fill_grid(array: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, int]:
         return array, 0
     weight = np.where(known, np.rint(weight), weight).astype(np.float32)[:, None, None]
     return (1 - weight) * array[after - 1] + weight * array[after], int((~known).sum())
-
-
-def _affine(stack: Stack, corner: np.ndarray) -> np.ndarray:
-    """Affine (4, 4) from (slice, row, column) to RAS mm; equation C.7.6.2.1-1 with the slices' step added."""
-    first = stack.slices[0]
-    along_row, down_column = first.orientation
-    in_plane = np.stack([down_column * first.spacing[0], along_row * first.spacing[1]], axis=1)  # (3, 2)
-    affine = np.eye(4)
-    affine[:3, 0] = first.normal * stack.step_mm
-    affine[:3, 1:3] = in_plane
-    affine[:3, 3] = first.position + in_plane @ corner
-    return LPS_TO_RAS @ affine

@@ -36,7 +36,8 @@ def open_nifti_volumes(path: Path) -> FoundVolumes:
     affine[:3] *= _MM_PER_UNIT.get(_length_unit(image), 1.0)
     oriented = bool(int(image.header["qform_code"]) or int(image.header["sform_code"]))
     facts = {"kind": "nifti", "oriented": oriented, "slices": int(image.shape[2])}
-    return _volumes(path, count, partial(_nifti_entry, image), _slices_first(affine, path), facts)
+    shape = tuple(int(side) for side in image.shape[2::-1])
+    return _volumes(path, count, shape, partial(_nifti_entry, image), _slices_first(affine, path), facts)
 
 
 def _length_unit(image: nib.Nifti1Image) -> str:
@@ -85,7 +86,8 @@ def open_itk_volumes(path: Path) -> FoundVolumes:
         affine[:3, 3] = origin[:3]
     array = array.reshape(count, *array.shape[-3:])
     facts = {"kind": "itk", "oriented": True, "slices": int(array.shape[1])}
-    return _volumes(path, count, partial(_itk_entry, array), _slices_first(LPS_TO_RAS @ affine, path), facts)
+    affine = _slices_first(LPS_TO_RAS @ affine, path)
+    return _volumes(path, count, array.shape[1:], partial(_itk_entry, array), affine, facts)
 
 
 def _itk_entry(array: np.ndarray, entry: int) -> np.ndarray:
@@ -112,13 +114,15 @@ def _slices_first(affine: np.ndarray, path: Path) -> np.ndarray:
     return affine[:, [2, 1, 0, 3]]
 
 
-def _volumes(path: Path, count: int, entry: Any, affine: np.ndarray, facts: dict) -> FoundVolumes:
+def _volumes(
+    path: Path, count: int, shape: tuple[int, int, int], entry: Any, affine: np.ndarray, facts: dict
+) -> FoundVolumes:
     """One volume for each entry; ``entry(k)`` gives its values (D, H, W)."""
     volumes = []
     for number in range(count):
         own = {"modality": None, "body_part": None, "unit": None, **facts}
         own["split_by"] = {"fourth_axis": number} if count > 1 else {}
-        volumes.append(OpenVolume((path,), own, partial(_load, entry, number, affine, own)))
+        volumes.append(OpenVolume((path,), own, shape, affine, partial(_load, entry, number, affine, own)))
     return FoundVolumes(volumes, [])
 
 

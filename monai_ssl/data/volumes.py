@@ -83,11 +83,15 @@ class OpenVolume:
     Args:
         paths: the files it comes from.
         facts: see ``read_volume``.
+        shape: (D, H, W) of the array that ``read`` will give.
+        affine: the affine that it will have.
         load: decodes it; use ``read``.
     """
 
     paths: tuple[Path, ...]
     facts: dict
+    shape: tuple[int, int, int]
+    affine: np.ndarray = field(repr=False)
     load: Callable[[], Volume] = field(repr=False)
 
     def read(self) -> Volume:

@@ -144,8 +144,7 @@ class _Bench:
         self.method.zero_grad(set_to_none=True)
         views = [to_memory_format(view[: self.images], candidate.channels_last) for view in self.batch["views"]]
         size = len(self.batch["views"][0])
-        each = {k: v[: self.images] for k, v in self.batch.items() if isinstance(v, Tensor) and v.shape[:1] == (size,)}
-        batch = self.batch | each | {"views": views}
+        batch = {key: _cut(value, size, self.images) for key, value in self.batch.items()} | {"views": views}
         dtype = AUTOCAST_TYPES[candidate.precision]
         with preserved_random_state(self.device), _preserved(self.batch.get("generator")):
             self._wait()
@@ -164,6 +163,13 @@ class _Bench:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _cut(value: Any, size: int, images: int) -> Any:
+    """Keep the first ``images`` of what has an entry for each of ``size`` images: a tensor, or a list of such."""
+    if isinstance(value, list):
+        return [_cut(item, size, images) for item in value]
+    return value[:images] if isinstance(value, Tensor) and value.shape[:1] == (size,) else value
 
 
 @contextmanager

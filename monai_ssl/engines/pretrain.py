@@ -52,6 +52,10 @@ class PretrainTrainer(Trainer):
         views: ``views(image, generator=..., extent=...) -> list of (B, C, *size)``, for example a
             :class:`monai_ssl.transforms.MultiView`. A generator on ``device`` is passed.
         seed: of the views' generator (each process draws its own stream of it).
+        map_keys: entries of a batch that are maps of its images, (B, 1, *spatial) of any type: label maps, or where
+            voxels are valid. Views that can ``draw`` and ``apply``, as a :class:`monai_ssl.transforms.MultiView`, take
+            it through the same draw as its image, with nearest interpolation, to a list with one map for each view;
+            other views leave it as it is.
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"`` (CUDA only, with loss scaling), or ``"auto"``: measured on the
             first batch, see :func:`monai_ssl.engines.choose_precision`.
         channels_last: memory format of images and weights, or ``"auto"``, likewise.
@@ -91,6 +95,7 @@ class PretrainTrainer(Trainer):
         views: Callable[..., list[Tensor]],
         *,
         seed: int = 0,
+        map_keys: Sequence[str] = ("label_map", "valid"),
         precision: str = "auto",
         channels_last: bool | str = "auto",
         accumulate: int = 1,
@@ -129,6 +134,7 @@ class PretrainTrainer(Trainer):
         self.network: nn.Module = self.method
         self.optimizer = optimizer
         self.views = views
+        self.map_keys = tuple(map_keys)
         self.generator = torch.Generator(device).manual_seed(stream_seed(seed, self.state.rank))
         self.precision, self.channels_last = precision, channels_last
         self.accumulate, self.clip_norm = accumulate, clip_norm
@@ -246,8 +252,14 @@ class PretrainTrainer(Trainer):
         if not isinstance(batchdata, dict) or "image" not in batchdata:
             raise ValueError("the loader must yield dictionaries with the entry 'image': (B, C, *spatial)")
         batch = {key: self._moved(value) for key, value in batchdata.items()}
+        image, extent, maps = batch["image"], batch.get("extent"), [key for key in self.map_keys if key in batch]
         with torch.no_grad():
-            views = self.views(batch["image"], generator=self.generator, extent=batch.get("extent"))
+            if maps and hasattr(self.views, "draw"):
+                params = self.views.draw(image.shape, self.generator, image.device, extent)
+                views = self.views.apply(image, params)
+                batch |= {key: self.views.apply(batch[key], params, "nearest") for key in maps}
+            else:
+                views = self.views(image, generator=self.generator, extent=extent)
         return batch | {"views": views, "generator": self.generator}
 
     def _moved(self, value: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from .checkpoint import TrainingCheckpoint
 from .collapse import CollapseMonitor, EmbeddingHealth, judge_embeddings
 from .curves import TrainingCurves
+from .encoder_start import EncoderStart
 from .export import EncoderExport
 from .probe import OnlineKNN
 from .progress import ProgressETA
@@ -20,6 +21,7 @@ __all__ = [
     "CollapseMonitor",
     "EmbeddingHealth",
     "EncoderExport",
+    "EncoderStart",
     "OnlineKNN",
     "PretrainTensorBoard",
     "ProgressETA",

@@ -112,7 +112,7 @@ def _fill(x: Tensor, blocks: Tensor, token: Tensor) -> Tensor:
 def _check_decoder(encoder: ImageEncoder) -> None:
     if not isinstance(encoder, EncoderDecoder):
         raise ValueError(
-            f"MaskedAutoencoderCNN needs a network with a decoder (segresnet, basicunet, dynunet), not "
+            f"MaskedAutoencoderCNN needs a network with a decoder (segresnet, dynunet, swinunetr, ...), not "
             f"{encoder.architecture!r}"
         )
     if encoder.out_channels != encoder.in_channels:

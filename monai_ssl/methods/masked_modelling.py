@@ -119,7 +119,8 @@ class MaskedModelling(SSLMethod):
             raise ValueError(f"{name} on a {dims}D encoder takes views (B, {channels}, {axes}), got {tuple(x.shape)}")
         return x
 
-    def _valid(self, x: Tensor, given: Tensor | None) -> Tensor | None:
+    def _valid(self, x: Tensor, given: Tensor | list[Tensor] | None) -> Tensor | None:
+        given = given[0] if isinstance(given, list) else given  # the trainer gives one map for each view
         shape = (len(x), 1, *x.shape[2:])
         if given is not None and (given.dtype != torch.bool or given.shape != shape):
             raise ValueError(f"'valid' must be boolean with shape {shape}, got {given.dtype} {tuple(given.shape)}")

@@ -13,13 +13,16 @@ from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
+from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .momentum import MomentumCopy
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
+from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
+from .unetr import UNETRClassifier, UNETRImageEncoder
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -39,11 +42,17 @@ __all__ = [
     "MLPHead",
     "MaskedTokenDecoder",
     "MeanTokenViT",
+    "MedNeXtClassifier",
+    "MedNeXtImageEncoder",
     "MomentumCopy",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
+    "SwinUNETRClassifier",
+    "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
+    "UNETRClassifier",
+    "UNETRImageEncoder",
     "UNetClassifier",
     "UNetImageEncoder",
     "ViTImageEncoder",

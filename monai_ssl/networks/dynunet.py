@@ -22,7 +22,9 @@ class DynUNetImageEncoder(EncoderDecoder, wraps=nets.DynUNet, names=("dynunet",)
     ``build_encoder("dynunet")`` has five stages of kernel 3, the first with stride 1, the others with stride 2, unless
     ``strides`` and ``kernel_size`` are given; ``upsample_kernel_size`` follows the strides. The file of such an encoder
     has the keys ``input_block``, ``downsamples`` and ``bottleneck``, with a decoder also ``upsamples``. MONAI's second
-    names of the same tensors (``skip_layers``) are left out. Deep supervision heads are not used.
+    names of the same tensors (``skip_layers``) are left out. Heads for deep supervision are not built: ``decode`` gives
+    the full-size output only, and a head without a gradient would stop DDP. ``load_encoder`` fills encoder and decoder
+    of a network that has such heads.
     """
 
     head_prefixes = ("output_block.", "deep_supervision_heads.", "skip_layers.", "classification_head.")
@@ -57,7 +59,7 @@ class DynUNetImageEncoder(EncoderDecoder, wraps=nets.DynUNet, names=("dynunet",)
         cls, architecture: str, spatial_dims: int, in_channels: int, num_classes: int | None, **network_args: Any
     ) -> nn.Module:
         """Build MONAI's DynUNet with or without its decoder, or :class:`DynUNetClassifier`."""
-        common = {"spatial_dims": spatial_dims, "in_channels": in_channels, **network_args}
+        common = {"spatial_dims": spatial_dims, "in_channels": in_channels, **network_args, "deep_supervision": False}
         return cls.build_network(nets.DynUNet, DynUNetClassifier, num_classes, **common)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

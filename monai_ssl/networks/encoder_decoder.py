@@ -15,11 +15,12 @@ __all__ = ["EncoderDecoder"]
 
 
 class EncoderDecoder(ImageEncoder):
-    """An encoder whose network may also decode: base of the adapters of SegResNet and the U-Nets.
+    """An encoder whose network may also decode: base of the adapters of SegResNet, the U-Nets and the UNETRs.
 
     ``build_encoder(name, ...)`` makes the network without its decoder; ``build_encoder(name, ..., out_channels=K)``
     makes MONAI's whole network, whose last layer has K channels (as many as the image's, to reconstruct it). Pooled
-    features are the mean of the last stage's map; the pyramid has one map for each stage.
+    features are the mean of the last stage's map; the pyramid has one map for each stage. Where MONAI's decoder also
+    takes a map made straight from the image (SwinUNETR, UNETR), the pyramid of a network with a decoder begins with it.
 
     Attributes:
         out_channels: channels that :meth:`decode` returns, or None without a decoder.
@@ -61,6 +62,14 @@ class EncoderDecoder(ImageEncoder):
         """Return the encoder's stages in their order."""
         raise NotImplementedError
 
+    def image_map(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Return the map that only the decoder takes, made straight from the image; None where there is no such."""
+        return None
+
+    def finish_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the pyramid gets of a stage's map; the next stage gets the map itself."""
+        return x
+
     def decode_maps(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """Run the network's own decoder on a complete pyramid."""
         raise NotImplementedError
@@ -92,13 +101,14 @@ class EncoderDecoder(ImageEncoder):
 
         Args:
             x: images (B, C, *spatial).
-            after_stage: applied to each stage's map before the next stage and the pyramid get it.
+            after_stage: applied to each map before the next stage and the pyramid get it.
         """
-        maps = []
+        keep = (lambda x: x) if after_stage is None else after_stage
+        first = self.image_map(x)
+        maps = [] if first is None else [keep(first)]
         for stage in self.stages():
-            x = stage(x)
-            x = x if after_stage is None else after_stage(x)
-            maps.append(x)
+            x = keep(stage(x))
+            maps.append(self.finish_map(x))
         return maps
 
     def decode(self, maps: list[torch.Tensor]) -> torch.Tensor:

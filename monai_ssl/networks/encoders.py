@@ -28,7 +28,8 @@ class ImageEncoder(nn.Module):
     ``ImageEncoder(net)`` returns the subclass for the class of ``net``. The network stays reachable, unchanged, as
     ``.net``, and :meth:`encoder_state_dict` has exactly its keys, so that weights move to and from plain MONAI networks
     without renaming. A classification head that ``net`` carries is kept but not used; :func:`build_encoder` makes
-    networks without one. Every subclass can be given to ``torch.jit.script``.
+    networks without one. Every subclass can be given to ``torch.jit.script``, where its docstring does not say that it
+    can't.
 
     Args:
         net: a network of a supported class.
@@ -158,7 +159,7 @@ def build_encoder(architecture: str, spatial_dims: int = 2, in_channels: int = 1
         network_args: further arguments of the MONAI network. A ResNet's stem has ``conv1_t_stride=2`` unless given (as
             in the paper and in torchvision; MONAI's own default of 1 costs four times the time); a ViT needs
             ``img_size``; a segmentation network (``"segresnet"``, ``"unet"``, ``"basicunet"``, ``"dynunet"``,
-            ``"flexibleunet"``) keeps its decoder if ``out_channels`` is given.
+            ``"flexibleunet"``, ``"swinunetr"``, ...) keeps its decoder if ``out_channels`` is given.
 
     Returns:
         The encoder, randomly initialised as MONAI does it.

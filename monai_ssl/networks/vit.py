@@ -11,7 +11,13 @@ from torch import nn
 
 from .encoders import ImageEncoder
 
-__all__ = ["MeanTokenViT", "ViTImageEncoder"]
+__all__ = ["MeanTokenViT", "ViTImageEncoder", "drop_unused_norms"]
+
+
+def drop_unused_norms(net: nets.ViT) -> None:
+    """Freeze the layer that MONAI makes for cross attention even where there is none: idle, it would stop DDP."""
+    for block in net.blocks:
+        block.norm_cross_attn.requires_grad_(False)
 
 
 class MeanTokenViT(nets.ViT):
@@ -84,9 +90,7 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
         """Build MONAI's ViT without class token, or :class:`MeanTokenViT`."""
         common = {"in_channels": in_channels, "spatial_dims": spatial_dims, **network_args}
         net = nets.ViT(**common) if num_classes is None else MeanTokenViT(num_classes, **common)
-        # MONAI makes this layer for cross attention even where there is none: without a gradient it would stop DDP.
-        for block in net.blocks:
-            block.norm_cross_attn.requires_grad_(False)
+        drop_unused_norms(net)
         return net
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

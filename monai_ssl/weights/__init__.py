@@ -9,6 +9,7 @@ from .files import WeightsFileError, atomic_file
 from .imagenet import load_imagenet_weights, read_checkpoint
 from .load import load_encoder, open_encoder, read_manifest, save_encoder
 from .manifest import MANIFEST_FIELDS, build_manifest, check_manifest
+from .nnunet import export_nnunet
 from .report import LoadReport, WeightsMismatchError
 from .start import start_from
 
@@ -23,6 +24,7 @@ __all__ = [
     "build_manifest",
     "check_manifest",
     "describe_weights",
+    "export_nnunet",
     "load_encoder",
     "load_imagenet_weights",
     "open_encoder",

@@ -92,6 +92,7 @@ def transfer(
     grid = patch_grid(target.network_args, target.spatial_dims) if isinstance(target, ImageEncoder) else None
     new = _adapt(theirs, ours, found, channel_policy, grid, report)
     file_bytes = _sort(theirs, ours, new, prefix, report)
+    report.kept = _other_tensors(state, report)
     _note_differences(net, prefix, ours, found, report)
     net_bytes = sum(report.loaded.values()) + sum(report.missing.values()) + report.mismatched_bytes
     report.net_coverage = sum(report.loaded.values()) / max(net_bytes, 1)
@@ -214,6 +215,18 @@ def _sort(
     report.unexpected = {k: v.nbytes for k, v in theirs.items() if k not in ours and not _IGNORED.search(k)}
     report.adapted = {prefix + key: how for key, how in report.adapted.items()}
     return sum(value.nbytes for key, value in theirs.items() if key in new and not _IGNORED.search(key))
+
+
+def _other_tensors(state: dict[str, torch.Tensor], report: LoadReport) -> dict[str, int]:
+    """The network's tensors that the report says nothing of yet; further names of one tensor (DynUNet) count once."""
+    named = report.loaded.keys() | report.missing.keys() | report.mismatched.keys()
+    seen = {state[key].data_ptr() for key in named}
+    others = {}
+    for key, value in state.items():
+        if key not in named and not _IGNORED.search(key) and value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            others[key] = value.nbytes
+    return others
 
 
 def _note_differences(

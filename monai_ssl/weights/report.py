@@ -36,6 +36,8 @@ class LoadReport:
         mismatched: tensors of another shape, (file's, network's); left as they were.
         mismatched_bytes: their size in the network.
         unexpected: tensors of the file that have no place in the network.
+        kept: the network's other tensors, left as they were: its task head, heads for deep supervision, and a decoder
+            that the file does not have. They count in no coverage.
         adapted: tensors loaded in changed form, and how.
         notes: differences that change what the network computes although the tensors fit.
         net_coverage: loaded part (by bytes) of the network's encoder.
@@ -51,6 +53,7 @@ class LoadReport:
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     mismatched_bytes: int = 0
     unexpected: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
     adapted: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     net_coverage: float = 0.0
@@ -72,10 +75,22 @@ class LoadReport:
             _row("missing", len(self.missing), sum(self.missing.values()), list(self.missing)),
             _row("mismatched", len(self.mismatched), self.mismatched_bytes, list(shapes.values())),
             _row("unexpected", len(self.unexpected), sum(self.unexpected.values()), list(self.unexpected)),
+            _row("kept", len(self.kept), sum(self.kept.values()), self._kept_parts()),
         ]
         lines += [f"  adapted     {key}: {how}" for key, how in self.adapted.items()]
         lines += [f"  note        {note}" for note in self.notes]
         return "\n".join(lines)
+
+    def _kept_parts(self) -> list[str]:
+        """The largest modules of the network of which no tensor was asked for: shortest names that say it."""
+        named = {key for keys in (self.loaded, self.missing, self.mismatched) for key in keys}
+        touched = {".".join(key.split(".")[:depth]) for key in named for depth in range(key.count(".") + 1)}
+        parts = []
+        for key in self.kept:
+            names = key.split(".")
+            shortest = next(depth for depth in range(1, len(names) + 1) if ".".join(names[:depth]) not in touched)
+            parts.append(".".join(names[:shortest]))
+        return list(dict.fromkeys(parts))
 
 
 def _row(name: str, count: int, size: int, keys: list[str]) -> str:

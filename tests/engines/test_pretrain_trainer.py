@@ -15,6 +15,7 @@ from toy_training import LossLog, ToyImages, ToyMethod, toy_trainer, toy_views
 
 from monai_ssl.engines import PretrainTrainer, build_optimizer, step_schedule
 from monai_ssl.engines.random_state import stream_seed
+from monai_ssl.transforms import MultiView, RandomResample, ViewChain
 
 
 def test_it_learns_to_tell_32_images_apart_without_a_warning():
@@ -270,3 +271,36 @@ def test_views_get_extent_and_generator():
     trainer.run()
     assert given["extent"].tolist() == [[7, 7]] * 4
     assert given["generator"] is trainer.generator
+
+
+class ImagesWithMaps(ToyImages):
+    """Images whose map tells each pixel's place, so that it shows what a view did."""
+
+    def __getitem__(self, i: int) -> dict:
+        place = torch.arange(self.images[i].numel(), dtype=torch.int32).view_as(self.images[i])
+        return {"image": place.float(), "index": i, "label_map": place, "valid": place % 2 == 0}
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_maps_go_through_the_draw_of_their_image(spatial_dims: int):
+    chain = ViewChain([RandomResample(8, scale=(1.0, 1.0), flip_prob=[0.5] * spatial_dims)])
+    trainer = toy_trainer(
+        dataset=ImagesWithMaps(8, spatial_dims=spatial_dims),
+        method=lambda: ToyMethod(spatial_dims),
+        views=MultiView([chain, chain]),
+        max_epochs=1,
+        precision="auto",
+    )
+    trainer.run()
+    batch = trainer.state.batch
+    assert len(batch["label_map"]) == len(batch["valid"]) == 2
+    for view, label_map, valid in zip(batch["views"], batch["label_map"], batch["valid"], strict=True):
+        torch.testing.assert_close(view, label_map.float())
+        assert label_map.dtype == torch.int32
+        assert valid.dtype == torch.bool
+        assert torch.equal(valid, label_map % 2 == 0)
+    assert not torch.equal(*batch["label_map"]), "each view has a draw of its own"
+
+
+def test_views_of_a_batch_without_maps_may_be_any_function():
+    toy_trainer(max_epochs=1, views=lambda image, generator, extent: toy_views(image, generator)).run()

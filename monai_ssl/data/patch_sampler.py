@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which volume a patch is read from and which of its endless draws it is: by seed and position only, also weighted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from monai_ssl.data.store import ImageStore
+from monai_ssl.data.tables import require_columns
+
+
+class PatchSampler(Sampler[int]):
+    """Codes ``draw * num_samples + i`` for ``VolumePatchDataset``: patches of an epoch as long as you like.
+
+    Without weights an endless stream of shuffled passes over the volumes is cut into epochs: all volumes are read
+    equally often, and ``draw`` is the number of the pass. With weights each epoch holds every volume as often as its
+    share of ``length`` says, rounded up or down by chance, in random order. No code comes twice in a run. The order is
+    the same for any number of processes, of which each takes every ``world``-th.
+
+    Call ``set_epoch`` before each epoch. The sampler does not watch its own iterator (see ``EpochSampler``): who
+    trains knows the position and sets it, ``load_state_dict(state_dict() | {"position": ...})``.
+
+    Args:
+        num_samples: volumes, ``len(dataset)``.
+        length: patches an epoch, over all processes; what does not fill a round of all processes is left out.
+        seed: seed of the order.
+        weights: how often each volume is wanted, (num_samples,), 0 or more, of any sum. None: all alike.
+        rank: number of this process.
+        world: number of processes.
+
+    Attributes:
+        epoch: epoch of the next ``iter()``.
+        position: patches of that epoch this process has had; the next ``iter()`` starts there.
+
+    Raises:
+        ValueError: if a number is out of range, or the weights are not one finite number for each volume.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        length: int,
+        seed: int = 0,
+        weights: Sequence[float] | np.ndarray | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if num_samples < 1 or seed < 0 or not 0 <= rank < world or length < world:
+            raise ValueError(
+                f"num_samples is {num_samples} (1 or more), length {length} (world or more), seed {seed} (0 or more), "
+                f"rank {rank} of {world} (0 to world - 1)"
+            )
+        self.weights = None if weights is None else _shares(weights, num_samples)
+        self.num_samples = num_samples
+        self.length = length
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        self.position = 0
+
+    def __len__(self) -> int:
+        """Patches of a whole epoch for this process, wherever it starts."""
+        return self.length // self.world
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; another one than now starts at its beginning."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.position = 0
+
+    def __iter__(self) -> Iterator[int]:
+        rounds = np.arange(self.position, len(self)) * self.world + self.rank
+        return iter(self._codes()[rounds].tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next ``iter()`` starts, and what the order depends on."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "world": self.world,
+            "num_samples": self.num_samples,
+            "length": self.length,
+            "seed": self.seed,
+            "weights": None if self.weights is None else self.weights.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, also of another number of processes (patches of an unfinished round are read again).
+
+        Raises:
+            ValueError: if the state belongs to other data or another order, or the position is negative.
+        """
+        now = self.state_dict()
+        for name in ("num_samples", "length", "seed", "weights"):
+            if state[name] != now[name]:
+                shown = "" if name == "weights" else f" ({state[name]}, now {now[name]})"
+                raise ValueError(
+                    f"the sampler's {name} changed{shown}: the epoch cannot go on in the same order; resume with the "
+                    "same data and seed, or start a new run"
+                )
+        if state["position"] < 0:
+            raise ValueError(f"position is {state['position']}; use 0 or more")
+        self.epoch = int(state["epoch"])
+        # Batches times batch size may pass the end, if the last batch is smaller.
+        self.position = min(int(state["position"]) * int(state["world"]) // self.world, len(self))
+
+    def _codes(self) -> np.ndarray:
+        """Codes of the epoch, over all processes."""
+        first = self.epoch * self.length
+        if self.weights is not None:
+            random = np.random.default_rng([self.seed, 1, self.epoch])
+            # Systematic sampling: one draw places a comb of `length` even teeth on the cumulated shares.
+            teeth = (np.arange(self.length) + random.random()) / self.length
+            wanted = np.flatnonzero(self.weights)
+            chosen = wanted[np.searchsorted(np.cumsum(self.weights[wanted])[:-1], teeth, side="right")]
+            return (first + np.arange(self.length)) * self.num_samples + random.permutation(chosen)
+        last = first + self.length
+        passes = np.arange(first // self.num_samples, -(-last // self.num_samples))
+        codes = [number * self.num_samples + self._pass(int(number)) for number in passes]
+        start = first - int(passes[0]) * self.num_samples
+        return np.concatenate(codes)[start : start + self.length]
+
+    def _pass(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 0, number]).permutation(self.num_samples)
+
+
+def _shares(weights: Sequence[float] | np.ndarray, num_samples: int) -> np.ndarray:
+    shares = np.asarray(weights, dtype=np.float64)
+    if shares.shape != (num_samples,) or not np.isfinite(shares).all() or shares.min() < 0 or shares.sum() <= 0:
+        raise ValueError(
+            f"weights must be {num_samples} finite numbers, 0 or more and not all 0; got shape {shares.shape}"
+        )
+    return shares / shares.sum()
+
+
+def sampling_weights(
+    store: ImageStore,
+    rows: Sequence[int] | np.ndarray | None = None,
+    by: Sequence[str] | str = ("modality",),
+    temper: float = 1.0,
+) -> np.ndarray:
+    """Weights for ``PatchSampler`` that even out groups of unequal size, such as modalities, sites or patients.
+
+    A group of n volumes gets a share of the patches in proportion to ``n ** (1 - temper)``, its volumes equal parts of
+    it: with ``temper`` 1 all groups get the same, with 0 all volumes.
+
+    Args:
+        store: the store.
+        rows: rows of ``store.table``, as the dataset has them. None: all.
+        by: columns whose values make the groups; where several are given, their combinations. A missing value is a
+            group of its own.
+        temper: from 0 to 1.
+
+    Returns:
+        float64, one weight for each row; they sum to 1.
+
+    Raises:
+        ValueError: if there is no such column, or ``temper`` is out of range.
+
+    >>> from types import SimpleNamespace
+    >>> import pyarrow as pa
+    >>> store = SimpleNamespace(table=pa.table({"modality": ["CT", "CT", "CT", "MR"]}), folder="store")
+    >>> sampling_weights(store).round(3).tolist()
+    [0.167, 0.167, 0.167, 0.5]
+    """
+    if not 0 <= temper <= 1:
+        raise ValueError(f"temper is {temper}; use 0 (all volumes alike) to 1 (all groups alike)")
+    by = [by] if isinstance(by, str) else list(by)
+    require_columns(store.table, by, f"the table of {store.folder}")
+    columns = [store.table[name].to_pylist() for name in by]
+    keys = [repr(values) for values in zip(*columns, strict=True)]
+    chosen = np.array(keys)[np.arange(len(keys)) if rows is None else np.asarray(rows)]
+    _, group, counts = np.unique(chosen, return_inverse=True, return_counts=True)
+    weights = counts[group] ** -float(temper)
+    return weights / weights.sum()
