@@ -15,12 +15,8 @@ from monai.bundle import ConfigParser
 
 from monai_ssl.__main__ import VERBS
 from monai_ssl.data.scan import FACTS_SCHEMA
-<<<<<<< HEAD
-from monai_ssl.data.store import STORE_SCHEMA
-from monai_ssl.data.volume_scan import VOLUME_SCHEMA
-=======
 from monai_ssl.data.store import STORE_SCHEMA, VOLUME_STORE_SCHEMA
->>>>>>> store
+from monai_ssl.data.volume_scan import VOLUME_SCHEMA
 from monai_ssl.weights import MANIFEST_FIELDS
 
 ROOT = Path(__file__).parents[1]
@@ -116,11 +112,8 @@ def test_every_room_verb_column_and_field_has_its_line():
     command_line = (DOCS / "reference/command_line.md").read_text(encoding="utf-8")
     assert all(f"| `{verb}" in command_line for verb in VERBS)
     files = (DOCS / "reference/files.md").read_text(encoding="utf-8")
-<<<<<<< HEAD
-    for name in [*FACTS_SCHEMA.names, *VOLUME_SCHEMA.names, *STORE_SCHEMA.names, *MANIFEST_FIELDS]:
-=======
-    for name in [*FACTS_SCHEMA.names, *STORE_SCHEMA.names, *VOLUME_STORE_SCHEMA.names, *MANIFEST_FIELDS]:
->>>>>>> store
+    tables = (FACTS_SCHEMA.names, VOLUME_SCHEMA.names, STORE_SCHEMA.names, VOLUME_STORE_SCHEMA.names, MANIFEST_FIELDS)
+    for name in [name for names in tables for name in names]:
         assert f"`{name}`" in files, name
 
 
