@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bench_loader, bench_losses, bench_step, bench_views, report
+from benchmarks import bench_loader, bench_losses, bench_patches, bench_step, bench_views, report
 
 BENCHES = {
     "losses": bench_losses.run,
     "views": bench_views.run,
     "loader": bench_loader.run,
+    "patches": bench_patches.run,
     "step": bench_step.run,
 }
 

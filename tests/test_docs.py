@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from monai_ssl.__main__ import VERBS
 from monai_ssl.data.scan import FACTS_SCHEMA
-from monai_ssl.data.store import STORE_SCHEMA
+from monai_ssl.data.store import STORE_SCHEMA, VOLUME_STORE_SCHEMA
 from monai_ssl.data.volume_scan import VOLUME_SCHEMA
 from monai_ssl.weights import MANIFEST_FIELDS
 
@@ -112,7 +112,8 @@ def test_every_room_verb_column_and_field_has_its_line():
     command_line = (DOCS / "reference/command_line.md").read_text(encoding="utf-8")
     assert all(f"| `{verb}" in command_line for verb in VERBS)
     files = (DOCS / "reference/files.md").read_text(encoding="utf-8")
-    for name in [*FACTS_SCHEMA.names, *VOLUME_SCHEMA.names, *STORE_SCHEMA.names, *MANIFEST_FIELDS]:
+    names = [*FACTS_SCHEMA.names, *VOLUME_SCHEMA.names, *STORE_SCHEMA.names, *VOLUME_STORE_SCHEMA.names]
+    for name in [*names, *MANIFEST_FIELDS]:
         assert f"`{name}`" in files, name
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+CROPS = ("crops, cached", "crops, from the store", "crops, 5 epochs with prepare")
 
 
 @pytest.fixture
@@ -31,7 +32,8 @@ def test_one_command_writes_json_and_markdown(benchmarks, tmp_path, capsys):
     assert "lightly" not in printed.replace("skipped: lightly", "").split("requirements.txt", 1)[1]
 
     facts = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert {row["bench"] for row in facts["rows"]} == {"NT-Xent", "InfoNCE", "two views", "reading", "SimCLR step"}
+    benches = {"NT-Xent", "InfoNCE", "two views", "reading", "SimCLR step", *CROPS}
+    assert {row["bench"] for row in facts["rows"]} == benches
     assert facts["machine"]["versions"]["torch"] and facts["machine"]["cpu"]
     assert len(facts["start"]["load_average"]) == len(facts["end"]["load_average"]) == 3
     for row in facts["rows"]:

@@ -8,8 +8,8 @@ import json
 
 import numpy as np
 import pytest
+from scan_folders import label_voxels, smooth_voxels, write_nifti
 from synthetic_series import MR, SHAPE, write_series
-from volume_folders import label_voxels, smooth_voxels, write_nifti
 
 from monai_ssl.data import CTIntensity, assert_disjoint, open_volume_store, read_volume, split_rows
 from monai_ssl.data import volume_store as module

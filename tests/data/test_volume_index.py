@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydicom import dcmread
+from scan_folders import VOLUME_SHAPE, label_voxels, rows_by_path, smooth_voxels, write_nifti
 from synthetic_dicom import write_dicom
 from synthetic_series import (
     CT,
@@ -33,7 +34,6 @@ from synthetic_series import (
     write_series,
 )
 from test_index import SECRETS
-from volume_folders import VOLUME_SHAPE, label_voxels, rows_by_path, smooth_voxels, write_nifti
 
 from monai_ssl.data import build_volume_index, describe_index, open_volumes, read_volume
 from monai_ssl.data import volume_index as module
