@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,13 @@ def test_rounds_alternate_and_ratios_pair_within_a_round(benchmarks):
     assert slower.ratio.max == 0.5 and not slower.reached and "MISSED" in slower.verdict
     unclear = rounds.compare_rates([1.0, 3.0], [2.0, 2.0], unit="images/s", **shared)
     assert unclear.reached is None and "no clear difference" in unclear.verdict
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_peak_memory_is_that_of_the_work_alone(benchmarks):
+    held = os.urandom(200 * 2**20)  # ru_maxrss of a child would begin at this
+    peak = benchmarks("memory").peak_mib("benchmarks.memory", partial(os.urandom, 1), partial(os.urandom, 64 * 2**20))
+    assert len(held) and 60 < peak < 90
 
 
 def test_our_views_are_checked_for_depth(benchmarks, monkeypatch):
