@@ -29,8 +29,8 @@ __all__ = [
     "local_device",
     "preserved_random_state",
     "refuse_unknown_keys",
-    "start_distributed",
     "sawtooth_cosine",
+    "start_distributed",
     "step_schedule",
     "warmup_cosine",
 ]
