@@ -13,11 +13,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bench_loader, bench_losses, bench_step, bench_views, report
+from benchmarks import bench_loader, bench_losses, bench_step, bench_views, bench_volume_views, report
 
 BENCHES = {
     "losses": bench_losses.run,
     "views": bench_views.run,
+    "volume_views": bench_volume_views.run,
     "loader": bench_loader.run,
     "step": bench_step.run,
 }

@@ -105,28 +105,37 @@ def show_views(
     folder_or_file: str,
     *,
     preset: str = "radiograph",
-    size: int = 224,
+    size: int | None = None,
     output: str = "views.png",
-    num_images: int = 4,
+    num_images: int | None = None,
     num_views: int = 5,
     seed: int = 0,
+    modality: str | None = None,
 ) -> None:
-    """Draw a sheet with some images and the views that training makes of them.
+    """Draw a sheet with some images or volumes and the views that training makes of them.
 
-    folder_or_file  an image, a folder of images, or a prepared store
-    preset          radiograph, c2l or moco_v2
-    size            side of the views in pixels
+    folder_or_file  an image or a volume, a folder of them, a DICOM folder, or a prepared store
+    preset          of images: radiograph, c2l or moco_v2; of volumes: volume, masked or segmentation
+    size            side of the views in pixels; default: 224, of volumes 96
     output          PNG file to write
-    num_images      images to take of a folder
+    num_images      images to take of a folder; default: 4, of volumes 2
     num_views       views of each image
     seed            of the views
+    modality        of volumes that do not say theirs, such as NIfTI: CT or MR
     """
-    from monai_ssl.show_views import save_view_sheet, some_images
+    from monai_ssl.show_views import VOLUME_PRESETS, save_view_sheet, save_volume_sheet, some_images, some_volumes
 
-    images = some_images(folder_or_file, num_images)
-    save_view_sheet(images, output, preset, size, num_views, seed)
+    if preset in VOLUME_PRESETS:
+        images = some_volumes(folder_or_file, 2 if num_images is None else num_images, modality)
+        save_volume_sheet(images, output, preset, 96 if size is None else size, num_views, seed)
+    elif modality is not None:
+        raise ValueError(f"--modality is for volumes; their presets are {', '.join(VOLUME_PRESETS)}")
+    else:
+        images = some_images(folder_or_file, 4 if num_images is None else num_images)
+        save_view_sheet(images, output, preset, 224 if size is None else size, num_views, seed)
+    what = "rows" if preset in VOLUME_PRESETS else "row"
     for number, image in enumerate(images, 1):
-        print(f"row {number}: {image.name}")
+        print(f"{what} {number if what == 'row' else f'{3 * number - 2} to {3 * number}'}: {image.name}")
     print(f"written to {output}")
 
 

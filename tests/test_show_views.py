@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from monai_ssl.data import build_index, prepare_store
-from monai_ssl.show_views import _outline, describe_draw, save_view_sheet, some_images
+from monai_ssl.show_views import describe_draw, save_view_sheet, some_images
+from monai_ssl.show_views.image_sheet import _outline
 from monai_ssl.transforms import RandomResample, ViewChain, c2l_views
 
 

@@ -7,6 +7,7 @@ The batched form is the only implementation; :mod:`monai_ssl.transforms.faces` m
 from __future__ import annotations
 
 from monai_ssl.transforms.base import BatchTransform, Params
+from monai_ssl.transforms.bias_field import RandomBiasField
 from monai_ssl.transforms.block_mask import (
     block_grid,
     blocks_at,
@@ -19,12 +20,15 @@ from monai_ssl.transforms.blur import RandomGaussianBlur
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
 from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
+from monai_ssl.transforms.low_resolution import RandomLowResolution
 from monai_ssl.transforms.noise import RandomGaussianNoise
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.resample import CenterResample, RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.views import MultiView, ViewChain
+from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views
+from monai_ssl.transforms.window import RandomWindow
 
 __all__ = [
     "AveragePyramid",
@@ -37,12 +41,15 @@ __all__ = [
     "RandBatchTransformd",
     "RandViews",
     "RandViewsd",
+    "RandomBiasField",
     "RandomBrightnessContrast",
     "RandomCutout",
     "RandomGamma",
     "RandomGaussianBlur",
     "RandomGaussianNoise",
+    "RandomLowResolution",
     "RandomResample",
+    "RandomWindow",
     "ViewChain",
     "block_grid",
     "blocks_at",
@@ -52,6 +59,9 @@ __all__ = [
     "draw_block_mask",
     "evaluation_view",
     "expand_blocks",
+    "masked_views",
     "moco_v2_views",
     "radiograph_views",
+    "volume_augmentation",
+    "volume_views",
 ]

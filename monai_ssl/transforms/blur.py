@@ -17,6 +17,7 @@ from monai_ssl.transforms.base import (
     check_range,
     drawing_device,
     on_selected,
+    per_sample,
     uniform,
 )
 
@@ -32,11 +33,13 @@ class RandomGaussianBlur(BatchTransform):
     Args:
         sigma: least and greatest standard deviation in pixels (SimCLR, MoCo v2: 0.1 to 2 at 224 pixels).
         prob: probability of a sample being blurred.
+        per_axis: draw a sigma for each axis (nnU-Net, MONAI) and not one for all.
     """
 
-    def __init__(self, sigma: Sequence[float] = (0.1, 2.0), prob: float = 0.5) -> None:
+    def __init__(self, sigma: Sequence[float] = (0.1, 2.0), prob: float = 0.5, per_axis: bool = False) -> None:
         self.sigma = check_range("sigma", sigma, 0.0)
         self.prob = check_prob("prob", prob)
+        self.per_axis = bool(per_axis)
 
     def draw(
         self,
@@ -45,32 +48,33 @@ class RandomGaussianBlur(BatchTransform):
         device: torch.device | str | None = None,
         extent: torch.Tensor | None = None,
     ) -> Params:
-        """Draw ``sigma`` (B,) in pixels; 0 where the sample is left alone."""
+        """Draw ``sigma`` in pixels, (B,) or with ``per_axis`` (B, n); 0 where the sample is left alone."""
         device = drawing_device(generator, device)
         chosen = chance(shape[0], self.prob, generator, device)
-        return {"sigma": torch.where(chosen, uniform((shape[0],), *self.sigma, generator, device), 0.0)}
+        size = (shape[0], len(shape) - 2) if self.per_axis else (shape[0],)
+        return {"sigma": torch.where(per_sample(chosen, len(size)), uniform(size, *self.sigma, generator, device), 0.0)}
 
     def _apply(self, x: torch.Tensor, params: Params, interpolation: str = "bilinear") -> torch.Tensor:
         radius = math.ceil(_TRUNCATE * self.sigma[1])
-        sigma = params["sigma"]
+        sigma = params["sigma"].view(len(x), -1).expand(-1, x.ndim - 2)  # (B, n)
         if radius == 0:
             return x
         at = torch.arange(-radius, radius + 1, dtype=torch.float32, device=x.device)
         # The least sigma that is not a delta for float32, so that sigma = 0 is no division by zero.
-        weight = torch.exp(-0.5 * (at / sigma.clamp(min=1e-3)[:, None]) ** 2)
-        kernels = (weight / weight.sum(1, keepdim=True)).to(x.dtype)  # (B, taps)
-        return on_selected(x, sigma > 0, lambda part, rows: _blur(part, kernels[rows]))
+        weight = torch.exp(-0.5 * (at / sigma.clamp(min=1e-3)[..., None]) ** 2)
+        kernels = (weight / weight.sum(2, keepdim=True)).to(x.dtype)  # (B, n, taps)
+        return on_selected(x, (sigma > 0).any(1), lambda part, rows: _blur(part, kernels[rows]))
 
 
 def _blur(x: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
-    """Convolve sample i of (N, C, *spatial) with the symmetric ``kernels[i]`` along every spatial axis.
+    """Convolve sample i of (N, C, *spatial) with the symmetric ``kernels[i, j]`` along its spatial axis j.
 
     Sums of shifted images: a grouped convolution, one group for each sample, is up to 20 times slower on a CPU,
     according to the number of samples, and far worse in 3D.
     """
-    radius, n = kernels.shape[1] // 2, x.ndim - 2
-    weights = kernels.T.reshape(-1, len(x), *[1] * (n + 1))  # (taps, N, 1, ..., 1)
+    radius, n = kernels.shape[2] // 2, x.ndim - 2
     for axis in range(2, x.ndim):
+        weights = kernels[:, axis - 2].T.reshape(-1, len(x), *[1] * (n + 1))  # (taps, N, 1, ..., 1)
         length = x.shape[axis]
         padding = [radius if i // 2 == x.ndim - 1 - axis else 0 for i in range(2 * n)]  # innermost axis first
         padded = F.pad(x, padding, mode="replicate")

@@ -14,7 +14,9 @@ from monai_ssl.transforms.base import (
     check_prob,
     check_range,
     drawing_device,
+    on_selected,
     per_sample,
+    take,
     uniform,
 )
 
@@ -38,13 +40,21 @@ class RandomGaussianNoise(BatchTransform):
         device: torch.device | str | None = None,
         extent: torch.Tensor | None = None,
     ) -> Params:
-        """Draw ``std`` (B,) and ``noise`` of the batch's shape."""
+        """Draw ``std`` (B,) and ``noise`` of the batch's shape; on a CPU only where it is added, else 0."""
         device = drawing_device(generator, device)
         chosen = chance(shape[0], self.prob, generator, device)
-        return {
-            "std": torch.where(chosen, uniform((shape[0],), *self.std, generator, device), 0.0),
-            "noise": torch.randn(*shape, generator=generator, device=device),
-        }
+        std = torch.where(chosen, uniform((shape[0],), *self.std, generator, device), 0.0)
+        if device.type != "cpu":
+            return {"std": std, "noise": torch.randn(*shape, generator=generator, device=device)}
+        noise = torch.zeros(*shape)  # costs nothing before it is written to
+        for i in chosen.nonzero().squeeze(1).tolist():
+            torch.randn(shape[1:], generator=generator, out=noise[i])
+        return {"std": std, "noise": noise}
 
     def _apply(self, x: torch.Tensor, params: Params, interpolation: str = "bilinear") -> torch.Tensor:
-        return x.addcmul_(params["noise"].to(x.dtype), per_sample(params["std"], x.ndim).to(x.dtype))
+        std, noise = params["std"], params["noise"]
+
+        def change(part: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
+            return part.addcmul_(take(noise, rows).to(x.dtype), per_sample(std[rows], x.ndim).to(x.dtype))
+
+        return on_selected(x, std > 0, change)

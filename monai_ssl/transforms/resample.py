@@ -16,8 +16,10 @@ from monai_ssl.transforms.base import (
     check_prob,
     check_range,
     drawing_device,
+    per_sample,
     uniform,
 )
+from monai_ssl.transforms.free_form import BEYOND, GREATEST_SHARE
 from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.sampling import sample_boxes
 
@@ -75,13 +77,19 @@ class RandomResample(_BoxTransform):
       3D crop: volume = U(scale) of the image's; sides = (volume share)^(1/3) * exp(e_i - mean e) of the image's own
       sides, with e_i ~ U(log ratio) / 2 for each axis, so that the box follows the array's shape, whatever the voxels.
       The first of 10 draws that fits into the image is taken; if none does, the largest box of an allowed shape.
+      With ``zoom`` instead: sides = size / exp(U(log zoom)) pixels of the image, whatever its extent, times
+      exp(e_i - mean e) as above; pixels keep their size in mm up to the zoom. A box that is longer than the image
+      reaches beyond it.
     * position: uniform over all where the box lies within the extent. No pixel beyond the extent is read as long as
       there is no turn and no shift.
     * turn: angle ~ U(-rotation_deg, rotation_deg) about the box's centre, in pixel space (no shear, whatever the
-      shape); in 3D about an axis that is uniform on the sphere, in array index space. What the turned box covers
-      beyond the crop is taken from the image itself, not filled in.
+      shape); in 3D about an axis that is uniform on the sphere, in array index space, or with ``in_plane`` about the
+      first axis. What the turned box covers beyond the crop is taken from the image itself, not filled in.
     * flips: axis i is mirrored with its probability.
     * shift: the box moves by U(-translate, translate) of its sides, also beyond the image.
+    * elastic: a free-form deformation of the view by cubic B-splines (Rueckert et al., IEEE TMI 18(8), 1999), on a
+      lattice of ``elastic_cells`` cells along each axis: control points move by ``a * cell * U(-1, 1)`` along each
+      axis, with a ~ U(0, elastic) per sample. Up to 0.4 nothing folds (Choi & Lee, Graphical Models 62, 2000).
 
     Anti-aliasing by an average-pool pyramid: see :func:`monai_ssl.transforms.sampling.sample_boxes`.
 
@@ -94,6 +102,11 @@ class RandomResample(_BoxTransform):
         translate: greatest shift as a share of the crop's side.
         padding: "border" repeats the image's edge beyond the image, "zeros" fills in 0. Zeros draw a wedge that gives
             the angle away; radiographs have dark margins anyway, which "border" continues.
+        zoom: least and greatest magnification; replaces ``scale``.
+        in_plane: turn and deform 3D images within their slices (across the first axis) only. Where voxels are longer
+            along the first axis than within slices, a turn out of the slices in index space would shear the patient.
+        elastic: greatest move of a control point as a share of a cell, within [0, 0.4]; 0 is off.
+        elastic_cells: cells of the lattice along each axis.
     """
 
     def __init__(
@@ -105,6 +118,10 @@ class RandomResample(_BoxTransform):
         flip_prob: float | Sequence[float] = 0.0,
         translate: float = 0.0,
         padding: str = "border",
+        zoom: Sequence[float] | None = None,
+        in_plane: bool = False,
+        elastic: float = 0.0,
+        elastic_cells: int = 4,
     ) -> None:
         super().__init__(size, padding)
         self.scale = check_range("scale", scale, 1e-6, 1.0)
@@ -118,6 +135,15 @@ class RandomResample(_BoxTransform):
             else tuple(check_prob("flip_prob", p) for p in flip_prob)
         )
         self.translate = float(translate)
+        self.zoom = None if zoom is None else check_range("zoom", zoom, 1e-3)
+        self.in_plane = bool(in_plane)
+        if not 0 <= elastic <= GREATEST_SHARE or elastic_cells < 1:
+            raise ValueError(
+                f"elastic must be within [0, {GREATEST_SHARE}] and elastic_cells >= 1, "
+                f"got {elastic} and {elastic_cells}"
+            )
+        self.elastic = float(elastic)
+        self.elastic_cells = int(elastic_cells)
 
     def draw(
         self,
@@ -126,13 +152,16 @@ class RandomResample(_BoxTransform):
         device: torch.device | str | None = None,
         extent: torch.Tensor | None = None,
     ) -> Params:
-        """Draw ``center``, ``crop`` and ``extent`` (pixels), ``flip``, ``angle_deg`` and, in 3D, ``axis``."""
+        """Draw ``center``, ``crop`` and ``extent`` (pixels), ``flip``, ``angle_deg`` and, in 3D, ``axis``.
+
+        With ``elastic`` also that: (B, n, *lattice) displacements of the control points in pixels of the view.
+        """
         device = drawing_device(generator, device)
-        self.output_shape(shape)
+        size = self.output_shape(shape)[2:]
         batch, n = shape[0], len(shape) - 2
         extent = _extent_of(shape, extent, device)
         sides = extent.float()
-        crop = self._draw_crop(sides, generator)
+        crop = self._draw_crop(sides, generator) if self.zoom is None else self._draw_zoomed(sides, size, generator)
         center = crop / 2 + uniform((batch, n), 0, 1, generator, device) * (sides - crop)
         if self.translate:
             center = center + uniform((batch, n), -self.translate, self.translate, generator, device) * crop
@@ -143,9 +172,16 @@ class RandomResample(_BoxTransform):
             "angle_deg": uniform((batch,), -self.rotation_deg, self.rotation_deg, generator, device),
             "flip": torch.stack([chance(batch, p, generator, device) for p in self._flip_probs(n)], 1),
         }
-        if n == 3:
+        if n == 3 and self.in_plane:
+            params["axis"] = sides.new_tensor([1.0, 0.0, 0.0]).expand(batch, 3)
+        elif n == 3:
             axis = torch.randn(batch, 3, generator=generator, device=device)
             params["axis"] = torch.nn.functional.normalize(axis, dim=1)
+        if self.elastic:
+            share = uniform((batch, n, *[self.elastic_cells + BEYOND] * n), -1, 1, generator, device)
+            share *= per_sample(uniform((batch,), 0, self.elastic, generator, device), share.ndim)
+            cell = sides.new_tensor([0.0 if self.in_plane and n == 3 and i == 0 else m for i, m in enumerate(size)])
+            params["elastic"] = share * (cell / self.elastic_cells).view(-1, *[1] * n)
         return params
 
     def _flip_probs(self, n: int) -> tuple[float, ...]:
@@ -154,6 +190,14 @@ class RandomResample(_BoxTransform):
         if len(self.flip_prob) != n:
             raise ValueError(f"flip_prob {self.flip_prob} must be one number or one for each of {n} axes")
         return self.flip_prob
+
+    def _draw_zoomed(self, sides: torch.Tensor, size: Sequence[int], generator: torch.Generator | None) -> torch.Tensor:
+        """(B, n) sides of a box whose pixels are the image's, magnified by ``zoom``."""
+        batch, n = sides.shape
+        (low, high), bounds = (math.log(z) for z in self.zoom), [math.log(r) for r in self.ratio]
+        smaller = uniform((batch, 1), -high, -low, generator, sides.device)
+        stretch = uniform((batch, n), *bounds, generator, sides.device) / 2
+        return sides.new_tensor(size) * (smaller + stretch - stretch.mean(1, keepdim=True)).exp()
 
     def _draw_crop(self, sides: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """(B, n) sides of a box that fits into ``sides``."""

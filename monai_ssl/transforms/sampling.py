@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from monai_ssl.transforms.base import Params, parts_of, take
+from monai_ssl.transforms.free_form import spread
 from monai_ssl.transforms.pyramid import AveragePyramid
+from monai_ssl.transforms.volume_sampling import MOST_ROWS, ROUNDING, sample_anywhere, sample_within_slices
 
 # A level may leave at most 2**0.75 = 1.68 source pixels between neighbouring samples along an axis.
 _LEVEL_SLACK = 0.75
-# Share of the canvas, some float32 roundings; keeps the last valid pixel's neighbour, which is padding, out.
-_NUDGE = 2.0**-21
-_FAR = 1e7  # multiplies the distance from the valid region: off the canvas, where grid_sample fills in zeros
 
 
 def sample_boxes(
@@ -33,8 +33,9 @@ def sample_boxes(
 ) -> torch.Tensor:
     """Sample the boxes that ``params`` describes.
 
-    Output pixel ``k`` (an index vector) shows the source position ``u = center + R F S (k + 1/2 - size/2)``: S scales
-    by ``crop / size``, F mirrors the axes in ``flip``, R turns the content by ``angle_deg``.
+    Output pixel ``k`` (an index vector) shows the source position ``u = center + R F S (k + 1/2 - size/2 + e(k))``: S
+    scales by ``crop / size``, F mirrors the axes in ``flip``, R turns the content by ``angle_deg``, e is the elastic
+    displacement, if there is one.
 
     Shrinking is anti-aliased: where neighbouring output pixels are ``s_i`` source pixels apart along source axis ``i``,
     they are interpolated in a pyramid level pooled ``l_i`` times, with a common ``l = round(mean log2 s_i)`` moved by
@@ -43,7 +44,8 @@ def sample_boxes(
     Args:
         x: (B, C, *spatial).
         params: ``center`` (B, n) and ``crop`` (B, n) in pixels, ``flip`` (B, n) booleans, ``angle_deg`` (B,), in 3D
-            ``axis`` (B, 3) unit vectors, ``extent`` (B, n) valid pixels of each image.
+            ``axis`` (B, 3) unit vectors, ``extent`` (B, n) valid pixels of each image; optionally ``elastic``
+            (B, n, *lattice), see :func:`monai_ssl.transforms.free_form.spread`.
         size: output size.
         interpolation: "bilinear" or "nearest" (which never pools).
         padding: "border" repeats the nearest valid pixel beyond the extent, "zeros" fills in 0 there.
@@ -53,7 +55,7 @@ def sample_boxes(
         (B, C, *size), of the type of ``x``.
     """
     matrix = _source_steps(params, size)
-    center, extent = params["center"], params["extent"]
+    extent = params["extent"]
     if interpolation == "nearest":
         level = torch.zeros_like(extent)
         groups = [((0,) * len(size), None)]
@@ -63,14 +65,12 @@ def sample_boxes(
     real = x if x.dtype in (torch.float32, torch.float64) else x.float()
     if pyramid is None or real is not x:
         pyramid = AveragePyramid(real)
+    places = _Places(matrix, params["center"], extent, level, params.get("elastic"), x.shape[2:], size)
     out = real.new_empty(*x.shape[:2], *size)
     for key, rows in groups:
         source = pyramid[key]
         for part in parts_of(rows, len(x), math.prod(size), x.device):
-            grid = _grid(matrix[part], center[part], extent[part], level[part], x.shape[2:], size, padding)
-            out[part] = F.grid_sample(
-                take(source, part), grid.to(real.dtype), mode=interpolation, padding_mode=padding, align_corners=False
-            )
+            out[part] = _sample(take(source, part), places[part], interpolation, padding)
     return out.to(x.dtype)
 
 
@@ -123,40 +123,115 @@ def _group_by_level(
     return [(key, (member == i).nonzero().squeeze(1)) for i, key in enumerate(keys)]
 
 
-def _grid(
-    matrix: torch.Tensor,
-    center: torch.Tensor,
-    extent: torch.Tensor,
-    level: torch.Tensor,
-    spatial: Sequence[int],
-    size: tuple[int, ...],
-    padding: str,
-) -> torch.Tensor:
-    """(B, *size, n) coordinates for grid_sample, each sample's in its own pyramid level and within its own extent."""
-    n = len(size)
-    pooled = 2.0**level  # (B, n) source pixels per pixel of the level
-    length = torch.stack([(spatial[i] / pooled[:, i]).floor() for i in range(n)], 1)  # pixels of the level's canvas
-    whole = (extent / pooled).floor()  # those that hold no padding
-    unit = 2 / (pooled * length)  # grid_sample's: -1 and 1 are the outer edges of the level's canvas
+@dataclass(frozen=True)
+class _Places:
+    """Where the output pixels of some samples lie in the source, each sample in its own pyramid level.
 
-    def placed(u: torch.Tensor) -> torch.Tensor:
-        """(B, n) source pixels -> (B, n, 1, ..., 1) in grid_sample's unit and order, innermost axis first."""
-        return (u * unit - 1).flip(1).view(-1, n, *[1] * n)
+    Attributes:
+        matrix: (B, n, n), see ``_source_steps``.
+        center: (B, n) source pixels.
+        extent: (B, n) valid source pixels.
+        level: (B, n).
+        elastic: (B, n, *lattice) displacements in output pixels, or None.
+        spatial: size of the source.
+        size: size of the output.
+    """
 
-    # center + sum over j of matrix[:, :, j] * (k_j + 1/2 - size_j / 2); the full-size sum comes last and only once.
-    steps = (matrix * unit[:, :, None]).flip(1)
-    total = placed(center)
-    for j in range(n):
-        k = torch.arange(size[j], dtype=torch.float32, device=level.device) + (0.5 - size[j] / 2)
-        axis = [size[j] if i == j else 1 for i in range(n)]
-        total = total + (steps[:, :, j, None] * k).view(-1, n, *axis)
+    matrix: torch.Tensor
+    center: torch.Tensor
+    extent: torch.Tensor
+    level: torch.Tensor
+    elastic: torch.Tensor | None
+    spatial: Sequence[int]
+    size: tuple[int, ...]
 
-    outside = None
-    if padding == "zeros":
-        within = torch.maximum(total, placed(torch.zeros_like(center)))
-        outside = total - torch.minimum(within, placed(extent.float()), out=within)
-    torch.maximum(total, placed(0.5 * pooled), out=total)
-    torch.minimum(total, placed((whole - 0.5 - _NUDGE * length * (whole < length)) * pooled), out=total)
-    if outside is not None:
-        total.add_(outside, alpha=_FAR)
-    return total.movedim(1, -1)  # (B, n, *size) -> (B, *size, n), a view
+    def __getitem__(self, part: torch.Tensor | slice) -> _Places:
+        """Some of the samples."""
+        elastic = None if self.elastic is None else self.elastic[part]
+        own = (value[part] for value in (self.matrix, self.center, self.extent, self.level))
+        return _Places(*own, elastic, self.spatial, self.size)
+
+    def within_slices(self) -> bool:
+        """Whether slices stay slices. Looks at values, which on an accelerator would make the host wait."""
+        if len(self.size) != 3 or self.elastic is not None:
+            return False
+        return not (self.matrix[:, 0, 1:].any() or self.matrix[:, 1:, 0].any())
+
+    def grid(self, axes: Sequence[int] | None = None) -> torch.Tensor:
+        """Coordinates in ``grid_sample``'s unit (``align_corners=False``), innermost axis first.
+
+        Args:
+            axes: output axes to go along, all by default; along the others the coordinates are those of the middle.
+
+        Returns:
+            (B, n, *size), of size 1 along the axes left out.
+        """
+        n, size = len(self.size), self.size
+        # center + sum over j of matrix[:, :, j] * (k_j + 1/2 - size_j / 2); the full-size sum comes last and only once.
+        steps = (self.matrix * self._unit[:, :, None]).flip(1)
+        total = self._placed(self.center)
+        for j in range(n) if axes is None else axes:
+            k = torch.arange(size[j], dtype=torch.float32, device=steps.device) + (0.5 - size[j] / 2)
+            axis = [size[j] if i == j else 1 for i in range(n)]
+            total = total + (steps[:, :, j, None] * k).view(-1, n, *axis)
+        if self.elastic is not None:
+            total += spread(torch.einsum("bij,bj...->bi...", steps, self.elastic), size)
+        return total
+
+    def beyond(self, grid: torch.Tensor) -> torch.Tensor:
+        """Whether a place of the ``grid`` is beyond the valid region along each coordinate's axis."""
+        return (grid < self._placed(torch.zeros_like(self.center))) | (grid > self._placed(self.extent.float()))
+
+    def inside(self, grid: torch.Tensor) -> torch.Tensor:
+        """Hold the ``grid`` within the centres of the outermost valid pixels; it is overwritten."""
+        length, whole = self._length, (self.extent / self._pooled).floor()  # whole: pixels that hold no padding
+        # The last valid pixel's neighbour is padding, where there is padding: stay clear of it by the rounding.
+        rows = length.clone()
+        if len(self.size) == 3:
+            rows[:, 1] = (length[:, 0] * length[:, 1]).clamp_(max=MOST_ROWS)  # as sample_anywhere counts them
+        nudge = 2 * ROUNDING * rows * (whole < length)
+        torch.maximum(grid, self._placed(0.5 * self._pooled), out=grid)
+        return torch.minimum(grid, self._placed((whole - 0.5 - nudge) * self._pooled), out=grid)
+
+    @property
+    def _pooled(self) -> torch.Tensor:
+        """(B, n) source pixels per pixel of the level."""
+        return 2.0**self.level
+
+    @property
+    def _length(self) -> torch.Tensor:
+        """(B, n) pixels of the level's canvas."""
+        return torch.stack([(n / self._pooled[:, i]).floor() for i, n in enumerate(self.spatial)], 1)
+
+    @property
+    def _unit(self) -> torch.Tensor:
+        """(B, n) of a source pixel in grid_sample's unit, where -1 and 1 are the outer edges of the level's canvas."""
+        return 2 / (self._pooled * self._length)
+
+    def _placed(self, u: torch.Tensor) -> torch.Tensor:
+        """(B, n) source pixels -> (B, n, 1, ..., 1) in grid_sample's unit and order."""
+        return (u * self._unit - 1).flip(1).view(-1, len(self.size), *[1] * len(self.size))
+
+
+def _sample(source: torch.Tensor, places: _Places, interpolation: str, padding: str) -> torch.Tensor:
+    """Sample (B, C, *spatial) at ``places``."""
+    beyond = []  # of each grid, whether a place is beyond the image along one of the coordinates it decides
+    if source.device.type == "cpu" and places.within_slices():
+        line, plane = places.grid([0]), places.grid([1, 2])
+        if padding == "zeros":
+            beyond = [places.beyond(line)[:, 2:], places.beyond(plane)[:, :2]]
+        line, plane = places.inside(line)[:, 2, :, 0, 0], places.inside(plane)[:, :2, 0]
+        sampled = sample_within_slices(source, line, plane, interpolation)
+    else:
+        grid = places.grid()
+        if padding == "zeros":
+            beyond = [places.beyond(grid)]
+        grid = places.inside(grid)
+        if source.device.type == "cpu" and source.ndim == 5:
+            sampled = sample_anywhere(source, grid, interpolation)
+        else:
+            grid = grid.movedim(1, -1).to(source.dtype)  # (B, n, *size) -> (B, *size, n), a view
+            sampled = F.grid_sample(source, grid, interpolation, "border", align_corners=False)
+    for some in beyond:
+        sampled.masked_fill_(some.any(1, keepdim=True), 0)
+    return sampled

@@ -16,10 +16,15 @@ from monai_ssl.transforms import base
 
 TRANSFORMS = {
     "resample": lambda: T.RandomResample(12, (0.2, 1.0), rotation_deg=20, flip_prob=0.5, translate=0.1),
+    "elastic": lambda: T.RandomResample(12, zoom=(0.5, 1.2), rotation_deg=20, in_plane=True, elastic=0.3),
     "center": lambda: T.CenterResample(12, "pad"),
     "jitter": lambda: T.RandomBrightnessContrast(0.4, 0.4, prob=0.7),
     "gamma": lambda: T.RandomGamma(prob=0.5),
     "blur": lambda: T.RandomGaussianBlur(prob=0.5),
+    "blur_per_axis": lambda: T.RandomGaussianBlur(prob=0.5, per_axis=True),
+    "bias": lambda: T.RandomBiasField(prob=0.5),
+    "low_resolution": lambda: T.RandomLowResolution(prob=0.7, one_axis_prob=0.5),
+    "window": lambda: T.RandomWindow((-1000, 1000), prob=0.7),
     "noise": lambda: T.RandomGaussianNoise((0.1, 0.2), prob=0.5),
     "cutout": lambda: T.RandomCutout(2, 0.3),
     "fixed": lambda: T.IntensityStandardize(),
@@ -114,7 +119,7 @@ def test_type_is_kept_and_metadata_dropped(name):
     torch.testing.assert_close(meta, reference)
 
 
-@pytest.mark.parametrize("name", ["jitter", "gamma", "blur", "noise", "cutout", "fixed", "per_image"])
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if not TRANSFORMS[name]().spatial])
 def test_intensity_leaves_labels_alone(name):
     transform = TRANSFORMS[name]()
     label = torch.randint(0, 5, SHAPES[0], dtype=torch.int16)
@@ -140,7 +145,7 @@ def test_everything_stays_on_the_images_device(spatial_dims):
     assert [view.device.type for view in views.apply(x, params)] == ["meta", "meta"]
 
 
-@pytest.mark.parametrize("name", ["gamma", "blur"])
+@pytest.mark.parametrize("name", ["gamma", "blur", "blur_per_axis", "bias", "low_resolution", "window", "noise"])
 def test_accelerator_path_gives_the_same(name, monkeypatch):
     transform, x = TRANSFORMS[name](), images(SHAPES[0]) - 0.3
     params = transform.draw(x.shape, seeded(2))
@@ -182,6 +187,14 @@ def test_gpu_equals_cpu(name):
         (lambda: T.RandomGamma((0.0, 1.0)), "gamma"),
         (lambda: T.RandomGaussianBlur((2.0, 1.0)), "sigma"),
         (lambda: T.RandomGaussianNoise(prob=2), "prob"),
+        (lambda: T.RandomResample(8, zoom=(0, 1)), "zoom"),
+        (lambda: T.RandomResample(8, elastic=0.5), "elastic must be within"),
+        (lambda: T.RandomBiasField((-0.1, 0.2)), "strength"),
+        (lambda: T.RandomBiasField(degree=0), "degree"),
+        (lambda: T.RandomLowResolution((0.5, 1.5)), "zoom"),
+        (lambda: T.RandomWindow((40, 40)), "two different"),
+        (lambda: T.RandomWindow((-160, 240), width_hu=(100, 500)), "does not fit"),
+        (lambda: T.RandomWindow((-160, 240), level_hu=(-600, 0)), "level_hu"),
         (lambda: T.RandomCutout(fraction=0), "fraction"),
         (lambda: T.IntensityStandardize("global"), "mode"),
         (lambda: T.IntensityStandardize(std=0), "std"),
