@@ -17,6 +17,7 @@ from monai_ssl.transforms.block_mask import (
     expand_blocks,
 )
 from monai_ssl.transforms.blur import RandomGaussianBlur
+from monai_ssl.transforms.center_resample import CenterResample, RandomCenterResample
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
 from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
@@ -24,7 +25,7 @@ from monai_ssl.transforms.low_resolution import RandomLowResolution
 from monai_ssl.transforms.noise import RandomGaussianNoise
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
-from monai_ssl.transforms.resample import CenterResample, RandomResample
+from monai_ssl.transforms.resample import RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.views import MultiView, ViewChain
 from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views
@@ -43,6 +44,7 @@ __all__ = [
     "RandViewsd",
     "RandomBiasField",
     "RandomBrightnessContrast",
+    "RandomCenterResample",
     "RandomCutout",
     "RandomGamma",
     "RandomGaussianBlur",
