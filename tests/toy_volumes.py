@@ -8,6 +8,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from monai_ssl.data import ImageStore, open_volume_store
 
@@ -82,3 +84,41 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 def open_toy_volumes(folder: Path, cache: Path, **options) -> ImageStore:
     """Index and prepare the folder as CT."""
     return open_volume_store(folder, cache, modality="CT", policy="ct", num_workers=0, progress=False, **options)
+
+
+def write_ct_series(
+    folder: Path,
+    hounsfield: np.ndarray,
+    rows_and_columns: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    origin: tuple[float, float, float] = (-20.0, -30.0, 40.0),
+) -> np.ndarray:
+    """Write (slices, rows, columns) as one DICOM series and return its RAS affine of these axes.
+
+    ``rows_and_columns``: (2, 3) unit vectors of the patient (LPS) along a row and along a column.
+    """
+    folder.mkdir(parents=True)
+    along_row, along_column = rows_and_columns
+    step = np.cross(along_row, along_column) * spacing_mm[0]
+    series, study = generate_uid(), generate_uid()
+    for number, pixels in enumerate(hounsfield):
+        ds = Dataset()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.Modality, ds.InstanceNumber = series, study, "CT", number + 1
+        ds.ImagePositionPatient = [round(float(value), 6) for value in np.array(origin) + number * step]
+        ds.ImageOrientationPatient = [round(float(value), 9) for value in (*along_row, *along_column)]
+        ds.PixelSpacing, ds.SliceThickness = list(spacing_mm[1:]), spacing_mm[0]
+        ds.RescaleSlope, ds.RescaleIntercept = 1, -1000
+        ds.Rows, ds.Columns = pixels.shape
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated = ds.BitsStored = 16
+        ds.HighBit, ds.PixelRepresentation = 15, 0
+        ds.PixelData = (pixels + 1000).astype("<u2").tobytes()
+        ds.save_as(folder / f"{number:03d}.dcm", enforce_file_format=True)
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1], lps[:3, 2] = step, along_column * spacing_mm[1], along_row * spacing_mm[2]
+    lps[:3, 3] = origin
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from monai_ssl.data.intensity import IntensityPolicy, policy_from_dict
+from monai_ssl.data.intensity import IntensityPolicy
 from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.run_facts import RunFacts, describe_lineage, package_versions
 from monai_ssl.weights import WeightsFileError, atomic_file, read_checkpoint
@@ -84,8 +84,7 @@ class ModelCard:
 
     def intensity_policy(self) -> IntensityPolicy | None:
         """Return the policy that images are to be prepared by, or None if it is not recorded."""
-        policy = self.preprocessing.get("policy")
-        return policy_from_dict(policy) if policy else None
+        return self.prepared().intensity_policy()
 
     def run_facts(self, wall_time_s: float, device: str) -> RunFacts:
         """Return what a report says about the run that this is of."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_ssl.data.intensity import IntensityPolicy, policy_from_dict
 from monai_ssl.data.store import ImageStore
 from monai_ssl.transforms import IntensityStandardize, ViewChain, evaluation_view
 
@@ -99,6 +100,10 @@ class Preprocessing:
             "std": self.std,
             "fit": self.fit,
         }
+
+    def intensity_policy(self) -> IntensityPolicy | None:
+        """Return the policy that images are to be prepared by, or None if it is not known."""
+        return policy_from_dict(self.policy) if self.policy else None
 
     def standardize(self) -> IntensityStandardize:
         """Return the standardisation, for any chain of transforms."""

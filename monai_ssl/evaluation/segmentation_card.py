@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -83,6 +83,24 @@ class SegmenterCard(ModelCard):
     def classes(self) -> dict[str, list[int]]:
         """The names of the classes with the values of the label maps."""
         return dict(zip(self.class_names, self.label_values, strict=True))
+
+    def classes_in(self, classes: Mapping[str, int | Sequence[int]] | None) -> dict[str, int | Sequence[int]]:
+        """Return the classes in their order with the values that mean them in other label maps.
+
+        Args:
+            classes: names with their values there; None: they are the training's.
+
+        Raises:
+            ValueError: these are other classes than the network's.
+        """
+        if classes is None:
+            return self.classes
+        if not isinstance(classes, Mapping) or set(classes) != set(self.class_names):
+            raise ValueError(
+                f"the network knows the classes {', '.join(self.class_names)}: give their values in these label maps, "
+                f"for example {{'{self.class_names[0]}': 1, ...}}, got {classes!r}"
+            )
+        return {name: classes[name] for name in self.class_names}
 
     def build(self) -> nn.Module:
         """Build the network, with random weights: (B, C, *spatial) -> (B, 1 + K, *spatial) logits."""

@@ -113,8 +113,8 @@ def segmentation_labels(
         The question.
 
     Raises:
-        ValueError: no volume has a label map, a split has none, a class occurs nowhere or not in the labelled subset,
-            or splits share patients.
+        ValueError: no volume has a label map, a split has none, a class to be trained occurs nowhere or not in the
+            labelled subset, or splits share patients.
     """
     table = store.table
     kept = filtered_rows(table, where)
@@ -126,7 +126,7 @@ def segmentation_labels(
         )
     logger.info("%d of %d volumes are left out: filtered, or without label map", (~known).sum(), len(known))
     found = [set(store.label_values(row)) - {0} if known[row] else set() for row in range(len(table))]
-    names, values = _settled_classes(classes, found)
+    names, values = _settled_classes(classes, found, all_needed="train" in splits)
     present = np.array([[not marks.isdisjoint(group) for group in values] for marks in found], dtype=bool)
 
     if split_file is not None:
@@ -150,7 +150,9 @@ def segmentation_labels(
     return labels
 
 
-def _settled_classes(classes: Classes | None, found: list[set[int]]) -> tuple[list[str], list[list[int]]]:
+def _settled_classes(
+    classes: Classes | None, found: list[set[int]], all_needed: bool
+) -> tuple[list[str], list[list[int]]]:
     occurring = sorted(set().union(*found))
     if not occurring:
         raise ValueError("every label map is empty: all of its voxels are 0")
@@ -169,7 +171,7 @@ def _settled_classes(classes: Classes | None, found: list[set[int]]) -> tuple[li
     if len(set(every)) < len(every) or not every or min(every) < 1 or max(every) > 255:
         raise ValueError(f"the values of classes must be from 1 to 255, each in one class, got {dict(given)}")
     absent = [name for name, group in zip(names, values, strict=True) if not set(group) & set(occurring)]
-    if absent:
+    if absent and (all_needed or len(absent) == len(names)):
         raise ValueError(
             f"no label map has a voxel of {', '.join(absent)}; the values that occur are "
             f"{', '.join(map(str, occurring))}: give classes with their values, for example "
