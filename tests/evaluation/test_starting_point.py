@@ -166,7 +166,7 @@ def test_field_of_view_of_unknown_size_is_warned_of(volume_store, caplog):
     volume_store.recipe["spacing_mm"], kept = None, volume_store.recipe["spacing_mm"]
     try:
         Preprocessing((8, 8, 8), fit="native").with_store(volume_store)
-        assert "not as many mm in each" in caplog.text
+        assert "not equally large" in caplog.text
         caplog.clear()
         Preprocessing((8, 8, 8)).with_store(volume_store)
     finally:
