@@ -159,7 +159,7 @@ class Preprocessing:
         found = replace(self, policy=policy, **self._geometry_of(store))
         if found.fit == "native" and len(found.image_size) == 3 and found.spacing_mm is None:
             logger.warning(
-                "fit 'native' without spacing_mm: volumes keep their own voxels, so %s voxels are not as many mm in each",
+                "fit 'native' without spacing_mm: volumes keep their own voxels, so %s of them are not equally large",
                 " x ".join(map(str, found.image_size)),
             )
         return found
