@@ -22,6 +22,7 @@ SMALL = {
     "max_epochs": 1,
     "steps_per_epoch": 3,
     "batch_size": 2,
+    "architecture": "segresnet",
     "network_args": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
     "precision": "fp32",
     "channels_last": False,
@@ -95,6 +96,7 @@ def test_training_leaves_weights_for_a_plain_network_and_pictures(folder, prepar
         workflow_type="inference",
         dataset_dir=str(folder),
         output_dir=str(tmp_path),
+        architecture=SMALL["architecture"],
         network_args=SMALL["network_args"],
     )
     inference.initialize()
@@ -113,8 +115,8 @@ def test_properties_of_the_workflow_are_complete(folder, prepared, tmp_path):
     ("fragments", "overrides"),
     [
         (["sparse.yaml"], {}),
-        (["simmim.yaml"], {"network_args": TINY_VIT}),
-        (["openmind.yaml"], {"network_args": SMALL_DYNUNET}),
+        (["simmim.yaml"], {"architecture": "vit", "network_args": TINY_VIT}),
+        (["openmind.yaml"], {"architecture": "dynunet", "network_args": SMALL_DYNUNET}),
         (["multi_gpu_train.yaml"], {"balance_by": ["modality"]}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
