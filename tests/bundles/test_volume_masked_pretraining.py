@@ -132,6 +132,7 @@ def test_a_vit_goes_into_unetr(folder, prepared, tmp_path):
         prepared,
         tmp_path,
         "vit.yaml",
+        architecture="vit",
         network_args=TINY_VIT | {"patch_size": 16, "img_size": [32] * 3},
         patch_size=[32] * 3,
     )
