@@ -2,9 +2,9 @@
 """Two views of each volume, beside a chain of MONAI's dictionary transforms of the same operations.
 
 Both start from float32 volumes in memory and end with a batch of float32 views. Both draw from the same ranges with the
-same probabilities, and turn within slices or about any axis alike. What is not the same: MONAI cuts its view out of the
-crop, turned and scaled, where ours brings the whole crop to the view's size, without aliasing; for low resolution it
-picks the nearest voxels, where ours averages.
+same probabilities, and turn within slices or about any axis alike. What is not the same: MONAI cuts its view out of
+the crop, turned and scaled, where ours brings the whole crop to the view's size, without aliasing; and for low
+resolution it picks the nearest voxels, where ours averages.
 
 Ours computes in torch threads. MONAI works volume by volume in one thread, so with several threads it gets as many
 worker processes of a ``DataLoader``; the batches come through shared memory.

@@ -105,7 +105,7 @@ def show_views(
     folder_or_file: str,
     *,
     preset: str = "radiograph",
-    size: int | None = None,
+    size: str | None = None,
     output: str = "views.png",
     num_images: int | None = None,
     num_views: int = 5,
@@ -116,7 +116,7 @@ def show_views(
 
     folder_or_file  an image or a volume, a folder of them, a DICOM folder, or a prepared store
     preset          of images: radiograph, c2l or moco_v2; of volumes: volume, masked or segmentation
-    size            side of the views in pixels; default: 224, of volumes 96
+    size            side of the views in pixels; default: 224, of volumes 96, or three sides: 32,96,96
     output          PNG file to write
     num_images      images to take of a folder; default: 4, of volumes 2
     num_views       views of each image
@@ -127,16 +127,24 @@ def show_views(
 
     if preset in VOLUME_PRESETS:
         images = some_volumes(folder_or_file, 2 if num_images is None else num_images, modality)
-        save_volume_sheet(images, output, preset, 96 if size is None else size, num_views, seed)
+        save_volume_sheet(images, output, preset, _sides(size or "96", 3), num_views, seed)
     elif modality is not None:
         raise ValueError(f"--modality is for volumes; their presets are {', '.join(VOLUME_PRESETS)}")
     else:
         images = some_images(folder_or_file, 4 if num_images is None else num_images)
-        save_view_sheet(images, output, preset, 224 if size is None else size, num_views, seed)
+        save_view_sheet(images, output, preset, *_sides(size or "224", 1), num_views, seed)
     what = "rows" if preset in VOLUME_PRESETS else "row"
     for number, image in enumerate(images, 1):
         print(f"{what} {number if what == 'row' else f'{3 * number - 2} to {3 * number}'}: {image.name}")
     print(f"written to {output}")
+
+
+def _sides(size: str, most: int) -> tuple[int, ...]:
+    """Sides of a view, of an image its only one."""
+    words = size.split(",")
+    if len(words) not in (1, most) or not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"--size is {size!r}; use a whole number" + (", or three such as 32,96,96" * (most == 3)))
+    return tuple(int(word) for word in words) * (most // len(words))
 
 
 def describe(path: str) -> None:

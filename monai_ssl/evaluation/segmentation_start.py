@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from monai.networks import nets
 from torch import nn
 
 from monai_ssl.evaluation.starting_point import StartingPoint
@@ -29,7 +30,7 @@ def build_segmenter(
         num_classes: K, without the background.
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        network_args: further arguments of the MONAI network.
+        network_args: further arguments of the MONAI network. A DynUNet takes ``deep_supervision`` too.
 
     Returns:
         The adapter around the network ``.net``: (B, C, *spatial) -> (B, 1 + K, *spatial) logits.
@@ -44,7 +45,7 @@ def build_segmenter(
     try:
         built = build_encoder(architecture, spatial_dims, in_channels, out_channels=1 + num_classes, **arguments)
         if getattr(built, "out_channels", None) is not None:
-            return built
+            return _with_supervised_depths(built) if arguments.get("deep_supervision") else built
     except ValueError as raised:
         if "out_channels" not in str(raised) or architecture not in encoder_architectures():
             raise
@@ -53,6 +54,14 @@ def build_segmenter(
         f"a {architecture!r} has no decoder and cannot segment; use architecture 'segresnet', 'unet', 'dynunet', "
         "'basicunet', or 'flexibleunet' (which takes the weights of a ResNet)"
     ) from error
+
+
+def _with_supervised_depths(built: EncoderDecoder) -> EncoderDecoder:
+    """Build a DynUNet again with its heads for deep supervision, which encoders are built without."""
+    if not isinstance(built.net, nets.DynUNet):
+        return built
+    net = nets.DynUNet(built.spatial_dims, built.in_channels, **built.network_args)
+    return type(built)(net, built.architecture, built.network_args)
 
 
 class SegmentationStart(StartingPoint):

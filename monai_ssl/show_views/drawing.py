@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all sheets share: checked arguments, an empty figure, colours, words for what was drawn, a file written whole."""
+"""What all sheets share: checked arguments, an empty figure, words for what was drawn, a file written whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLORS = ("#d1495b", "#2e86ab", "#3c8d53", "#d98324", "#7a5195", "#8c6d46", "#4d
 INK = "#444444"
 
 
-def check_sheet(output: str | Path, preset: str, presets: Iterable[str], size: int, num_views: int) -> Path:
+def check_sheet(output: str | Path, preset: str, presets: Iterable[str], size: tuple[int, ...], num_views: int) -> Path:
     """Return the file to write.
 
     Raises:
@@ -29,18 +29,19 @@ def check_sheet(output: str | Path, preset: str, presets: Iterable[str], size: i
     output = Path(output)
     if output.suffix.lower() != ".png":
         raise ValueError(f"the sheet is a PNG file; {output} does not end in .png")
-    if not 1 <= num_views <= len(COLORS) or not 8 <= size <= 2048:
-        raise ValueError(f"num_views is {num_views} (1 to {len(COLORS)}), size {size} (8 to 2048)")
+    if not 1 <= num_views <= len(COLORS) or not all(8 <= side <= 2048 for side in size):
+        sides = " x ".join(map(str, size))
+        raise ValueError(f"num_views is {num_views} (1 to {len(COLORS)}), size {sides} (8 to 2048)")
     if preset not in presets:
         raise ValueError(f"there is no preset {preset!r}; there are {', '.join(presets)}")
     return output
 
 
-def empty_figure(columns: int, rows: int, row_inches: float, title: str) -> Figure:
-    """A figure for a grid of pictures, with a title."""
+def empty_figure(columns: int, inches: float, title: str) -> Figure:
+    """A figure for a grid of pictures that is so many inches high, with a title."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.25 * columns + 0.3, row_inches * rows + 0.55), dpi=100, layout="constrained")
+    figure = Figure(figsize=(2.25 * columns + 0.3, inches + 0.55), dpi=100, layout="constrained")
     figure.suptitle(title, fontsize=12, color=INK)
     return figure
 

@@ -44,14 +44,14 @@ def save_view_sheet(
     Raises:
         ValueError: an argument is out of its range.
     """
-    output = check_sheet(output, preset, VIEW_PRESETS, size, num_views)
+    output = check_sheet(output, preset, VIEW_PRESETS, (size,), num_views)
     standardize = IntensityStandardize()
     multi = VIEW_PRESETS[preset](size, standardize=standardize)
     generator = torch.Generator().manual_seed(seed)
 
     columns, rows = num_views + 1, len(images)
     figure = empty_figure(
-        columns, rows, 2.8, f"preset {preset}: views of {size} x {size} pixels, outlined where they were cut"
+        columns, 2.8 * rows, f"preset {preset}: views of {size} x {size} pixels, outlined where they were cut"
     )
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, image in zip(grid, images, strict=True):

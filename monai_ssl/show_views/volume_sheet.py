@@ -24,22 +24,22 @@ from monai_ssl.transforms import (
 )
 from monai_ssl.transforms.sampling import rotation_matrix
 
-Preset = Callable[[int, ShownVolume, IntensityStandardize], MultiView]
+Preset = Callable[[tuple[int, ...], ShownVolume, IntensityStandardize], MultiView]
 
 
-def _contrastive(size: int, volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
+def _contrastive(size: tuple[int, ...], volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
     return volume_views(size, _policy_of(volume), limits_hu=volume.limits_hu, standardize=standardize)
 
 
-def _masked(size: int, volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
+def _masked(size: tuple[int, ...], volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
     return masked_views(size, standardize=standardize)
 
 
-def _whole(size: int, volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
+def _whole(size: tuple[int, ...], volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
     return whole_views(size, standardize=standardize)
 
 
-def _segmentation(size: int, volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
+def _segmentation(size: tuple[int, ...], volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
     return volume_augmentation(size, _policy_of(volume), standardize=standardize)
 
 
@@ -63,7 +63,7 @@ def save_volume_sheet(
     volumes: list[ShownVolume],
     output: str | Path,
     preset: str = "volume",
-    size: int = 96,
+    size: int | tuple[int, int, int] = 96,
     num_views: int = 5,
     seed: int = 0,
 ) -> Path:
@@ -75,7 +75,7 @@ def save_volume_sheet(
         volumes: three rows each.
         output: PNG file to write; it appears whole or not at all.
         preset: key of ``VOLUME_PRESETS``.
-        size: side of the views in voxels.
+        size: side of the views in voxels, or three sides.
         num_views: views of each volume, from 1 to 8.
         seed: of the views; the same seed gives the same sheet.
 
@@ -85,16 +85,20 @@ def save_volume_sheet(
     Raises:
         ValueError: an argument is out of its range.
     """
-    output = check_sheet(output, preset, VOLUME_PRESETS, size, num_views)
+    sides = (size,) * 3 if isinstance(size, int) else tuple(size)
+    if len(sides) != 3:
+        raise ValueError(f"size is {size}; use one number, or three for slices, rows and columns")
+    output = check_sheet(output, preset, VOLUME_PRESETS, sides, num_views)
     standardize = IntensityStandardize()
     generator = torch.Generator().manual_seed(seed)
-    columns, rows = num_views + 1, 3 * len(volumes)
-    title = f"preset {preset}: views of {size} x {size} x {size} voxels, outlined where they were cut"
-    figure = empty_figure(columns, rows, 2.45, title)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    columns = num_views + 1
+    heights = [height for volume in volumes for height in _heights(volume)]
+    title = f"preset {preset}: views of {' x '.join(map(str, sides))} voxels, outlined where they were cut"
+    figure = empty_figure(columns, sum(heights), title)
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     for number, volume in enumerate(volumes):
         block = grid[3 * number : 3 * number + 3]
-        multi = VOLUME_PRESETS[preset](size, volume, standardize)
+        multi = VOLUME_PRESETS[preset](sides, volume, standardize)
         x = torch.from_numpy(volume.voxels)[None, None]  # (1, 1, D, H, W)
         _planes(block[:, 0], volume.voxels, volume.spacing_mm, volume, volume.caption, "#bbbbbb", 0.8)
         for column in range(num_views):
@@ -102,10 +106,17 @@ def save_volume_sheet(
             params = chain.draw(x.shape, generator, x.device)
             view = chain.apply(x, params)[0, 0] * standardize.std + standardize.mean
             crop = params[_name(chain, "crop")][0]
-            spacing = [float(side) / size * mm for side, mm in zip(crop, volume.spacing_mm, strict=True)]
+            spacing = [float(side) / n * mm for side, n, mm in zip(crop, sides, volume.spacing_mm, strict=True)]
             _outlines(block[:, 0], chain, params, color)
             _planes(block[:, column + 1], view.numpy(), spacing, volume, describe_draw(chain, params), color, 2.0)
     return write_sheet(figure, output)
+
+
+def _heights(volume: ShownVolume) -> list[float]:
+    """Inches for the slices of the volume across each axis; the caption has its place in the last."""
+    d, h, w = (side * mm for side, mm in zip(volume.voxels.shape, volume.spacing_mm, strict=True))
+    inches = [2.1 * min(max(ratio, 0.3), 1.6) + 0.15 for ratio in (h / w, d / w, d / h)]
+    return [*inches[:2], inches[2] + 0.9]
 
 
 def _planes(
@@ -146,7 +157,7 @@ def _outlines(axes: np.ndarray, chain: ViewChain, params: Params, color: str) ->
 
 
 def box_corners(chain: ViewChain, params: Params) -> torch.Tensor:
-    """(8, 3) corners of the box that the first sample's view shows, in voxels, counted from the first voxel's centre."""
+    """(8, 3) corners of the box that the first sample's view shows, in voxels from the first voxel's centre."""
     center, crop, angle, axis = (params[_name(chain, name)] for name in ("center", "crop", "angle_deg", "axis"))
     signs = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5])] * 3)
     return center[0] + (signs * crop[0]) @ rotation_matrix(angle, axis)[0].T - 0.5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which volumes a sheet shows: of a file, a DICOM folder, a folder of files or a prepared store, as training gets them."""
+"""Which volumes a sheet shows: of a file, a folder, a DICOM series or a prepared store, as training gets them."""
 
 from __future__ import annotations
 
@@ -129,16 +129,14 @@ def _shown(opened: OpenVolume, name: str, modality: str | None) -> ShownVolume:
         oriented = bool(volume.facts.get("oriented", True))
         volume = volume.to_orientation(ORIENTATION) if oriented else volume
         modality = volume.modality or modality
-        unit = volume.facts.get("unit") or ("HU" if modality == "CT" else None)
         policy = volume_policy("auto") if modality in ("CT", "MR") else MRIntensity()
-        limits = policy.limits(volume.array, {"modality": modality if modality in ("CT", "MR") else "MR", "unit": unit})
+        meta = {"modality": modality if modality in ("CT", "MR") else "MR", "unit": volume.facts.get("unit")}
+        limits = policy.limits(volume.array, meta)
         stored, levels = encode(volume.array, limits)
     except UnreadableImageError as error:
         raise UnreadableImageError(error.reason, error.path or opened.paths[0]) from error
-    kind = volume.facts["kind"]
-    caption = _caption(
-        modality, {"dicom": "DICOM", "nifti": "NIfTI"}.get(kind, kind), volume.array.shape, volume.spacing_mm
-    )
+    kinds = {"dicom": "DICOM", "nifti": "NIfTI", "itk": opened.paths[0].suffix[1:].upper()}
+    caption = _caption(modality, kinds[volume.facts["kind"]], volume.array.shape, volume.spacing_mm)
     return ShownVolume(
         name,
         np.divide(stored, levels, dtype=np.float32),

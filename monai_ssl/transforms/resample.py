@@ -79,7 +79,7 @@ class RandomResample(_BoxTransform):
       The first of 10 draws that fits into the image is taken; if none does, the largest box of an allowed shape.
       With ``zoom`` instead: sides = size / exp(U(log zoom)) pixels of the image, whatever its extent, times
       exp(e_i - mean e) as above; pixels keep their size in mm up to the zoom. A box that is longer than the image
-      reaches beyond it.
+      reaches beyond it at both ends alike. It begins at a whole pixel, so a zoom of 1 alone changes no value.
     * position: uniform over all where the box lies within the extent. No pixel beyond the extent is read as long as
       there is no turn and no shift.
     * turn: angle ~ U(-rotation_deg, rotation_deg) about the box's centre, in pixel space (no shear, whatever the
@@ -162,7 +162,10 @@ class RandomResample(_BoxTransform):
         extent = _extent_of(shape, extent, device)
         sides = extent.float()
         crop = self._draw_crop(sides, generator) if self.zoom is None else self._draw_zoomed(sides, size, generator)
-        center = crop / 2 + uniform((batch, n), 0, 1, generator, device) * (sides - crop)
+        corner = uniform((batch, n), 0, 1, generator, device) * (sides - crop)
+        if self.zoom is not None:  # at whole pixels, so that a zoom of 1 shows them as they are
+            corner = torch.where(crop > sides, (sides - crop) / 2, corner).round()
+        center = crop / 2 + corner
         if self.translate:
             center = center + uniform((batch, n), -self.translate, self.translate, generator, device) * crop
         params = {

