@@ -77,9 +77,9 @@ class UpsamplingHead(nn.Module):
         """Return images (B, out_channels, *spatial) of maps (B, F, *spatial / stride).
 
         Raises:
-            ValueError: the form ``"vae"``, which normalises over places, gets maps of a single one in training.
+            ValueError: the form ``"vae"``, which normalises over places, gets maps of a single one.
         """
-        if self.form == "vae" and self.training and x.shape[2:].numel() == 1:
+        if self.form == "vae" and x.shape[2:].numel() == 1:
             raise ValueError(
                 f"images of {self.stride} voxels leave a single place in the last map, which form 'vae' cannot "
                 "normalise over: make them twice as long along one axis at least, or use another form"

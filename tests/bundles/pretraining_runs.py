@@ -37,9 +37,7 @@ class PretrainingBundle:
             **overrides,
         )
 
-    def started(
-        self, folder: Path, prepared: Path, output: Path, *fragments: str, **overrides: Any
-    ) -> ConfigWorkflow:
+    def started(self, folder: Path, prepared: Path, output: Path, *fragments: str, **overrides: Any) -> ConfigWorkflow:
         """A run on the volumes in ``folder`` that is initialised but not trained."""
         places = {"dataset_dir": str(folder), "cache_dir": str(prepared), "output_dir": str(output)}
         run = self.workflow("train.yaml", *fragments, **(self.settings | places | overrides))

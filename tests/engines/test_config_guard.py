@@ -32,7 +32,9 @@ def bundle(tmp_path) -> Path:
     configs.mkdir()
     (configs / "train.json").write_text(json.dumps(TRAIN))
     (configs / "metadata.json").write_text(json.dumps({"version": "1", "not_a_config_key": 1}))
-    (configs / "densenet.yaml").write_text("batch_size: 3\nencoder_args::growth: 32\n'+encoder_args': {block: 4}\ncomputed: {rate: 1}\n")
+    (configs / "densenet.yaml").write_text(
+        "batch_size: 3\nencoder_args::growth: 32\n'+encoder_args': {block: 4}\ncomputed: {rate: 1}\n"
+    )
     return tmp_path
 
 

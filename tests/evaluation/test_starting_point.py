@@ -105,3 +105,10 @@ def test_another_intensity_policy_is_refused(toy_store):
         Preprocessing.from_dict({"image_size": [8, 8], "men": 0.5})
     with pytest.raises(ValueError, match="give image_size"):
         Preprocessing.from_manifest({"intensity": None, "patch_size": None})
+
+
+def test_the_range_of_views_is_known_unless_each_is_standardised_by_itself():
+    assert Preprocessing((8, 8)).value_range() == (-2.0, 2.0)
+    assert Preprocessing((8, 8), mean=0.0, std=1.0).value_range() == (0.0, 1.0)
+    with pytest.raises(ValueError, match="use 'fixed'"):
+        Preprocessing((8, 8), standardize_mode="per_image").value_range()
