@@ -47,6 +47,7 @@ class UpsamplingHead(nn.Module):
         form: Literal["vae", "deconv", "large_kernel_deconv"] = "vae",
     ) -> None:
         super().__init__()
+        self.form, self.stride = form, tuple(stride)
         dims = len(stride)
         steps = [tuple(stride)] if form == "large_kernel_deconv" else _steps(stride)
         layers: list[nn.Module] = []
@@ -73,7 +74,16 @@ class UpsamplingHead(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return images (B, out_channels, *spatial) of maps (B, F, *spatial / stride)."""
+        """Return images (B, out_channels, *spatial) of maps (B, F, *spatial / stride).
+
+        Raises:
+            ValueError: the form ``"vae"``, which normalises over places, gets maps of a single one.
+        """
+        if self.form == "vae" and x.shape[2:].numel() == 1:
+            raise ValueError(
+                f"images of {self.stride} voxels leave a single place in the last map, which form 'vae' cannot "
+                "normalise over: make them twice as long along one axis at least, or use another form"
+            )
         return self.layers(x)
 
 

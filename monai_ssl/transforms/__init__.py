@@ -35,7 +35,7 @@ from monai_ssl.transforms.resample import RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
 from monai_ssl.transforms.views import MultiView, ViewChain
-from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views
+from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views, whole_views
 from monai_ssl.transforms.window import RandomWindow
 
 __all__ = [
@@ -84,4 +84,5 @@ __all__ = [
     "radiograph_views",
     "volume_augmentation",
     "volume_views",
+    "whole_views",
 ]

@@ -3,29 +3,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
 from monai.networks.nets import UNETR, SegResNet
+from pretraining_runs import PretrainingBundle, mistake
 
-from monai_ssl.data import make_example_volumes
 from monai_ssl.weights import load_encoder, read_manifest
 
-BUNDLE = Path(__file__).parents[2] / "bundles/volume_masked_pretraining"
-SMALL = {
-    "patch_size": [16, 16, 16],
-    "max_epochs": 1,
-    "steps_per_epoch": 3,
-    "batch_size": 2,
+SMALL_NET = {
     "architecture": "segresnet",
     "network_args": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
-    "precision": "fp32",
-    "channels_last": False,
 }
 TINY_VIT = {
     "img_size": [16, 16, 16],
@@ -39,43 +28,8 @@ TINY_VIT = {
 SMALL_DYNUNET = {"kernel_size": [3] * 3, "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8]}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_example_volumes(tmp_path_factory.mktemp("volumes") / "files", num_patients=10)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("prepared")
-
-
-def workflow(*files: str, workflow_type: str = "train", **overrides) -> ConfigWorkflow:
-    return ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / file) for file in files],
-        logging_file=False,
-        workflow_type=workflow_type,
-        bundle_root=str(BUNDLE),
-        **overrides,
-    )
-
-
-def started(folder: Path, prepared: Path, output: Path, *fragments: str, **overrides) -> ConfigWorkflow:
-    places = {"dataset_dir": str(folder), "cache_dir": str(prepared), "output_dir": str(output)}
-    run = workflow("train.yaml", *fragments, **(SMALL | places | overrides))
-    run.initialize()
-    return run
-
-
-def train(*arguments, **overrides) -> ConfigWorkflow:
-    run = started(*arguments, **overrides)
-    run.run()
-    run.finalize()
-    return run
-
-
-def losses(output: Path) -> list[str]:
-    with open(output / "metrics.csv", newline="") as file:
-        return [row["loss"] for row in csv.DictReader(file)]
+BUNDLE = PretrainingBundle("volume_masked_pretraining", patch_size=[16, 16, 16], **SMALL_NET)
+train, started = BUNDLE.train, BUNDLE.started
 
 
 def test_training_leaves_weights_for_a_plain_network_and_pictures(folder, prepared, tmp_path, capsys):
@@ -91,18 +45,7 @@ def test_training_leaves_weights_for_a_plain_network_and_pictures(folder, prepar
     assert report.coverage == 1 and not report.missing
     assert "volume_segmentation" in capsys.readouterr().out
     # The same voxels may be read again for features.
-    inference = workflow(
-        "inference.json",
-        workflow_type="inference",
-        dataset_dir=str(folder),
-        output_dir=str(tmp_path),
-        architecture=SMALL["architecture"],
-        network_args=SMALL["network_args"],
-    )
-    inference.initialize()
-    assert not inference.check_properties()
-    inference.run()
-    table = pq.read_table(tmp_path / "features.parquet")
+    table = pq.read_table(BUNDLE.features(folder, tmp_path, **SMALL_NET))
     assert len(table) > 10
     assert len(table["features"][0].as_py()) == manifest["network"]["num_features"]
 
@@ -145,14 +88,7 @@ def test_a_vit_goes_into_unetr(folder, prepared, tmp_path):
 
 
 def test_resumed_training_repeats_the_losses(folder, prepared, tmp_path):
-    train(folder, prepared, tmp_path / "whole", max_epochs=3)
-    run = started(folder, prepared, tmp_path / "halves", max_epochs=3)
-    trainer = run.parser.get_parsed_content("train#trainer")
-    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda engine: engine.request_stop("stopped by the test"))
-    with pytest.raises(SystemExit):
-        trainer.run()
-    train(folder, prepared, tmp_path / "halves", max_epochs=3, resume=True)
-    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    BUNDLE.assert_resumes(folder, prepared, tmp_path)
 
 
 def test_only_the_patient_counts(folder, prepared, tmp_path):
@@ -172,13 +108,6 @@ def test_a_stage_continues_another(folder, prepared, tmp_path):
     assert [stage["method"] for stage in read_manifest(tmp_path / "second/encoder.safetensors")["lineage"]] == [
         "MaskedAutoencoderCNN"
     ]
-
-
-def mistake(call) -> str:
-    """What the user reads of an error; MONAI wraps it."""
-    with pytest.raises(RuntimeError) as error:
-        call()
-    return str(error.value.__cause__)
 
 
 def test_mistakes_are_explained(folder, prepared, tmp_path):

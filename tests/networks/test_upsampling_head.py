@@ -32,6 +32,13 @@ def test_widths_are_the_released_codes():
         UpsamplingHead(8, 1, (2, 2), "nearest")
 
 
+def test_a_single_place_is_refused_where_it_cannot_be_normalised():
+    x = torch.rand(2, 8, 1, 1)
+    with pytest.raises(ValueError, match="twice as long"):
+        UpsamplingHead(8, 1, (4, 4))(x)
+    assert UpsamplingHead(8, 1, (4, 4), "deconv")(x).shape == (2, 1, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("name", "dims", "arguments", "expected"),
     [
