@@ -58,6 +58,7 @@ def test_properties_of_the_workflow_are_complete(folder, prepared, tmp_path):
     ("fragments", "overrides"),
     [
         (["sparse.yaml"], {}),
+        (["segresnet.yaml"], {}),
         (["simmim.yaml"], {"architecture": "vit", "network_args": TINY_VIT}),
         (["openmind.yaml"], {"architecture": "dynunet", "network_args": SMALL_DYNUNET}),
         (["multi_gpu_train.yaml"], {"balance_by": ["modality"]}),
