@@ -13,14 +13,27 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bench_loader, bench_losses, bench_step, bench_views, bench_volume_views, report
+from benchmarks import (
+    bench_loader,
+    bench_losses,
+    bench_patches,
+    bench_step,
+    bench_views,
+    bench_volume_loader,
+    bench_volume_step,
+    bench_volume_views,
+    report,
+)
 
 BENCHES = {
     "losses": bench_losses.run,
     "views": bench_views.run,
     "volume_views": bench_volume_views.run,
     "loader": bench_loader.run,
+    "patches": bench_patches.run,
     "step": bench_step.run,
+    "volume_step": bench_volume_step.run,
+    "volume_loader": bench_volume_loader.run,
 }
 
 
@@ -51,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each contestant (default 5)")
-    parser.add_argument("--threads", default="1,2", help="threads, separated by commas; step takes the most (1,2)")
+    parser.add_argument("--threads", default="1,2", help="threads, separated by commas; the steps take the most (1,2)")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder for the results")
     parser.add_argument("--only", default=",".join(BENCHES), help=f"some of {','.join(BENCHES)}")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that everything runs")

@@ -47,8 +47,8 @@ class Row:
         unit: of ``ours`` and ``theirs``.
         ours: figures of ours.
         theirs: figures of the peer.
-        ratio: how many times as fast ours is; each round gives one ratio, so a slow moment of the machine that lasts
-            a round cancels.
+        ratio: how many times as fast ours is, or as small (memory); each round gives one ratio, so a slow moment of
+            the machine that lasts a round cancels.
         goal: the least ratio wanted, or None.
         note: what else was found.
         load: load average of the machine when the row was done; the benchmark itself is a part of it.
@@ -81,7 +81,7 @@ class Row:
 
     def __str__(self) -> str:
         head = f"{self.bench}, {self.setting}, {self.threads} thread(s), against {self.peer}"
-        figures = f"ours {self.ours} {self.unit}, theirs {self.theirs} {self.unit}, times as fast: {self.verdict}"
+        figures = f"ours {self.ours} {self.unit}, theirs {self.theirs} {self.unit}, times as good: {self.verdict}"
         return "\n    ".join([head, figures, *([self.note] if self.note else [])])
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,10 +89,10 @@ class Row:
         return asdict(self) | {"reached": self.reached}
 
 
-def compare_times(ours: list[float], theirs: list[float], **row: Any) -> Row:
-    """Make a row of milliseconds, one a round."""
+def compare_times(ours: list[float], theirs: list[float], *, unit: str = "ms", **row: Any) -> Row:
+    """Make a row of milliseconds, or of another ``unit`` of which less is better (MiB), one a round."""
     ratio = Spread.of(b / a for a, b in zip(ours, theirs, strict=True))
-    return Row(unit="ms", ours=Spread.of(ours), theirs=Spread.of(theirs), ratio=ratio, **row)
+    return Row(unit=unit, ours=Spread.of(ours), theirs=Spread.of(theirs), ratio=ratio, **row)
 
 
 def compare_rates(ours: list[float], theirs: list[float], *, unit: str, **row: Any) -> Row:

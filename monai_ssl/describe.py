@@ -19,6 +19,7 @@ from monai_ssl.weights import describe_weights
 __all__ = ["describe_path"]
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+_MOST_SLICES = 5000  # more files in one folder are an archive, which the index is for
 _STORES_OWN = ("shape:", "spacing:", "orientation:", "with a label map:")
 _FACTS = ("photometric", "transfer_syntax", "bits_stored", "frames", "modality", "body_part", "view")
 
@@ -70,11 +71,12 @@ def _describe_folder(folder: Path) -> str:
     for place in (folder / "encoder.safetensors", folder / "index.parquet"):
         if place.is_file():
             return describe_path(place)
-    slices = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _is_dicom(path)]
-    found = open_series(slices)
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    slices = [path for path in files[: _MOST_SLICES + 1] if _is_dicom(path)]
+    found = open_series(slices if len(slices) <= _MOST_SLICES else [])
     if found.volumes:
         return describe_volumes(found, folder)
-    what = f": its {len(slices)} DICOM files make none ({found.refused[0].reason})" if slices else ""
+    what = f": its {len(slices)} DICOM files make none ({found.refused[0].reason})" if found.refused else ""
     raise ValueError(
         f"{folder} holds no finished store, index, encoder or volume{what}. If it is a folder of images, "
         f"'python -m monai_ssl index {folder}' tells what is in it; of volumes, with --spatial_dims 3"

@@ -15,7 +15,8 @@ from monai.bundle import ConfigParser
 
 from monai_ssl.__main__ import VERBS
 from monai_ssl.data.scan import FACTS_SCHEMA
-from monai_ssl.data.store import STORE_SCHEMA
+from monai_ssl.data.store import STORE_SCHEMA, VOLUME_STORE_SCHEMA
+from monai_ssl.data.volume_scan import VOLUME_SCHEMA
 from monai_ssl.weights import MANIFEST_FIELDS
 
 ROOT = Path(__file__).parents[1]
@@ -107,11 +108,14 @@ def test_every_bundle_is_linked(bundle: Path):
 
 def test_every_room_verb_column_and_field_has_its_line():
     for room in (path.parent.name for path in (ROOT / "monai_ssl").glob("*/__init__.py")):
-        assert room == "doctor" or f"monai_ssl.{room}" in (DOCS / f"reference/{room}.md").read_text(encoding="utf-8")
+        assert room in ("doctor", "show_views") or f"monai_ssl.{room}" in (DOCS / f"reference/{room}.md").read_text(
+            encoding="utf-8"
+        )
     command_line = (DOCS / "reference/command_line.md").read_text(encoding="utf-8")
     assert all(f"| `{verb}" in command_line for verb in VERBS)
     files = (DOCS / "reference/files.md").read_text(encoding="utf-8")
-    for name in [*FACTS_SCHEMA.names, *STORE_SCHEMA.names, *MANIFEST_FIELDS]:
+    tables = (FACTS_SCHEMA.names, VOLUME_SCHEMA.names, STORE_SCHEMA.names, VOLUME_STORE_SCHEMA.names, MANIFEST_FIELDS)
+    for name in [name for names in tables for name in names]:
         assert f"`{name}`" in files, name
 
 

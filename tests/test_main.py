@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from monai_ssl.__main__ import VERBS, main
 from monai_ssl.data import ImageStore
@@ -95,6 +98,90 @@ def test_describe_an_image_without_identifiers(capsys, folder):
         assert secret not in out
 
 
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """Ten MR series, NIfTI files of three and four axes with a label map, and a table."""
+    folder = tmp_path_factory.mktemp("scans")
+    random = np.random.default_rng(0)
+    lines = ["file,label_map,patient_id,modality"]
+    for number in range(10):
+        _write_series(folder / f"s{number}", random.integers(0, 900, (4, 12, 10)).astype(np.int16), f"SECRET-{number}")
+        lines.append(f"s{number},,P{number},")
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    nib.save(nib.Nifti1Image(random.integers(0, 9, (10, 12, 5)).astype(np.int16), affine), folder / "a.nii.gz")
+    nib.save(nib.Nifti1Image(np.eye(12, dtype=np.uint8)[:10, :, None].repeat(5, 2), affine), folder / "a_seg.nii.gz")
+    nib.save(nib.Nifti1Image(random.integers(0, 9, (6, 7, 5, 8)).astype(np.int16), affine), folder / "four.nii.gz")
+    lines += ["a.nii.gz,a_seg.nii.gz,P10,MR", "four.nii.gz,,P11,MR"]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+def _write_series(folder: Path, voxels: np.ndarray, patient: str) -> None:
+    folder.mkdir()
+    for number, pixels in enumerate(voxels):
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        data.PatientID, data.PatientName, data.Modality = patient, "Secret^Name", "MR"
+        data.StudyInstanceUID = data.SeriesInstanceUID = f"1.2.3.{patient[-1]}"
+        data.Rows, data.Columns = pixels.shape
+        data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 4 * number], [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing, data.SliceThickness, data.InstanceNumber = [2, 2], 4, number
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated = data.BitsStored = 16
+        data.HighBit, data.PixelRepresentation = 15, 1
+        data.PixelData = pixels.tobytes()
+        data.save_as(folder / str(number), enforce_file_format=True)
+
+
+def test_index_and_prepare_volumes(capsys, scans, tmp_path):
+    out = succeed(capsys, "index", scans, "--spatial_dims", 3, "--output", tmp_path / "i.parquet", "--num_workers", 0)
+    assert "19 volumes, 0 refused" in out and "kind: dicom 10, nifti 9" in out and "with a label map: 1" in out
+    described = succeed(capsys, "describe", tmp_path / "i.parquet")
+    assert "19 volumes, 0 refused" in described and "shape: 4-4-5 x 7-12-12 x 6-10-10 voxels" in described
+    flags = ("--spatial_dims", 3, "--spacing_mm", "4,2,2", "--policy", "mr", "--num_workers", 0)
+    out = succeed(capsys, "prepare", scans, tmp_path / "a", *flags)
+    assert "19 volumes, 0 refused" in out and "spacing: 4 x 2 x 2 mm (resampled)" in out
+    described = succeed(capsys, "describe", tmp_path / "a")
+    assert described.startswith(out.splitlines()[0]) and "  split: " in described and described.count("spacing:") == 1
+
+
+def test_flags_of_the_other_dimension_are_refused(capsys, scans, tmp_path):
+    assert "--max_side is for --spatial_dims 2" in fail(
+        capsys, "prepare", scans, tmp_path / "s", "--spatial_dims", 3, "--max_side", 9
+    )
+    assert "--policy is for --spatial_dims 3" in fail(capsys, "prepare", scans, tmp_path / "s", "--policy", "mr")
+    assert "--spacing_mm is three numbers such as 3,1,1, not '3;1'" in fail(
+        capsys, "prepare", scans, tmp_path / "s", "--spatial_dims", 3, "--spacing_mm", "3;1"
+    )
+    assert "use 2 for images, 3 for volumes" in fail(capsys, "index", scans, "--spatial_dims", 4)
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_index_of_images_tells_when_they_are_volumes(capsys, scans, folder, tmp_path):
+    hint = "--spatial_dims 3 puts them together"
+    out = succeed(capsys, "index", scans / "s0", "--output", tmp_path / "i.parquet", "--num_workers", 0)
+    assert hint in out and "4 images" in out
+    assert hint not in succeed(capsys, "index", folder, "--output", tmp_path / "j.parquet", "--num_workers", 0)
+
+
+def test_describe_volumes_without_identifiers(capsys, scans, tmp_path):
+    out = succeed(capsys, "describe", scans / "s3")
+    assert "1 volume\n" in out and "4 x 12 x 10 voxels" in out and "4 x 2 x 2 mm" in out
+    assert "orientation      SPL" in out and "modality         MR" in out and "values           " in out
+    assert "Secret" not in out and "SECRET" not in out
+    out = succeed(capsys, "describe", scans / "four.nii.gz")
+    assert "8 volumes" in out and "volume 5" in out and "... and 2 more" in out and "modality         not stated" in out
+    out = succeed(capsys, "describe", scans / "a.nii.gz")
+    assert "5 x 12 x 10 voxels" in out and "orientation      SAR" in out and "percentiles      1 % 0" in out
+    (tmp_path / "thin").mkdir()
+    (tmp_path / "thin" / "0").write_bytes((scans / "s3" / "0").read_bytes())
+    error = fail(capsys, "describe", tmp_path / "thin")
+    assert "its 1 DICOM files make none (only 1 slice; a volume needs 3 of the same series)" in error
+
+
 def test_describe_weights(capsys, tmp_path):
     encoder = build_encoder("resnet10", widen_factor=0.125)
     save_encoder(encoder, tmp_path / "encoder.safetensors", {"method": "C2L", "images_seen": 640})
@@ -166,7 +253,8 @@ def test_every_file_of_the_zoo_is_described_or_refused_in_one_line(capsys, real_
         code = main(["describe", str(file)])
         shown = capsys.readouterr()
         if code == 0:
-            assert "shown range" in shown.out and not shown.err
+            assert "shown range" in shown.out or "orientation" in shown.out
+            assert not shown.err
         else:
             assert shown.err.startswith(f"error: {file}: ") and shown.err.count("\n") == 1
 

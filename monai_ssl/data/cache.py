@@ -34,7 +34,7 @@ class SharedImageCache:
         if free is not None and total > 0.9 * free:
             raise ValueError(
                 f"a memory cache of these images takes {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; "
-                'use cache="none" (images are then decompressed each time) or a store with a smaller max_side'
+                'use cache="none" (images are then decompressed each time) or a store of smaller images'
             )
         self._bytes = multiprocessing.RawArray("B", max(total, 1))
         self._filled = multiprocessing.RawArray("B", max(len(sizes), 1))

@@ -16,7 +16,8 @@ from monai_ssl.data.store import ImageStore
 from monai_ssl.data.tables import require_columns
 
 # Entries of an item that have the image's shape and are padded with it, and the type of their canvas.
-PADDED_KEYS = {"image": torch.float32, "label_map": torch.uint8}
+PADDED_KEYS = {"image": torch.float32, "label_map": torch.uint8, "valid": torch.bool}
+_NUMPY_TYPES = {torch.float32: np.float32, torch.uint8: np.uint8, torch.bool: np.bool_}
 
 
 class PaddedItems(list):
@@ -107,7 +108,7 @@ class StoreDataset(Dataset):
         return image
 
     def _add_labels(self, name: str, classes: Sequence[str] | None) -> None:
-        if name in ("image", "index", "extent", "label_map"):
+        if name in (*PADDED_KEYS, "index", "extent"):
             raise ValueError(f"a label column cannot be called {name!r}: the batch uses that name; rename the column")
         require_columns(self.store.table, [name], f"the table of {self.store.folder}")
         column = self.store.table[name]
@@ -142,8 +143,8 @@ class PadCollate:
     """Collate items of different sizes: images go to the origin corner of a zero canvas as large as the largest.
 
     Returns ``{"image": (B, C, *spatial) float32, "extent": (B, spatial dims) int64, ...}``; a ``label_map``
-    (1, *spatial) uint8 is padded with 0 as its image is. Numbers become tensors (int64, float32), other tensors are
-    stacked, anything else stays a list.
+    (1, *spatial) uint8 and ``valid`` (1, *spatial) bool are padded with 0 as their image is. Numbers become tensors
+    (int64, float32), other tensors are stacked, anything else stays a list.
     """
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def new_canvas(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> to
     """Uninitialised tensor; in a loader worker in shared memory, so that handing it over copies nothing."""
     if get_worker_info() is None:
         # NumPy asks the kernel for large pages, which makes fresh megabytes four times cheaper than torch.empty.
-        return torch.from_numpy(np.empty(shape, dtype=np.uint8 if dtype == torch.uint8 else np.float32))
+        return torch.from_numpy(np.empty(shape, dtype=_NUMPY_TYPES[dtype]))
     storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(storage, 0, shape, _strides(shape))
 

@@ -47,7 +47,6 @@ class ItemMaker:
 
     Attributes:
         columns: columns of the index it needs beside ``path``, ``content_hash``, ``bytes`` and ``mtime_ns``.
-        optional: columns it takes if they are there, and None if not.
         schema: columns of the store's table it gives; ``store_item`` comes first, and names that end in ``_item`` are
             files relative to the items' folder.
         noun: what an item is called.
@@ -55,7 +54,6 @@ class ItemMaker:
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
-    optional: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[pa.Schema] = STORE_SCHEMA
     noun: ClassVar[str] = "image"
     batch: ClassVar[int] = 8
@@ -121,8 +119,7 @@ def fill_store(
         with folder_lock(store_dir, partial(_say, f"{store_dir}: another process prepares it; waiting", progress)):
             _announce_change(store_dir, recipe, recipe_id, progress)
             items = f"items-{recipe_id}"
-            taken = [*_INDEX_COLUMNS, *maker.columns, *(name for name in maker.optional if name in table.column_names)]
-            rows = [dict.fromkeys(maker.optional) | row for row in table.select(taken).to_pylist()]
+            rows = table.select([*_INDEX_COLUMNS, *maker.columns]).to_pylist()
             names = [maker.name(row) if row["status"] == "ok" else None for row in rows]
             results = _run(maker, root, store_dir / items, rows, names, num_workers, max_refused_fraction, progress)
             _finish(maker, table, rows, names, results, items, store_dir, recipe, recipe_id)
@@ -131,18 +128,6 @@ def fill_store(
             raise _disk_full(store_dir) from error
         raise
     return ImageStore(store_dir)
-
-
-def check_source(paths: list[Path], row: dict[str, Any]) -> None:
-    """Raise unless the files of a row are what they were when the index was made.
-
-    Raises:
-        UnreadableImageError: if their bytes together, or the time of the last change, differ.
-        FileNotFoundError: if one is gone.
-    """
-    facts = [path.stat() for path in paths]
-    if (sum(f.st_size for f in facts), max(f.st_mtime_ns for f in facts)) != (row["bytes"], row["mtime_ns"]):
-        raise UnreadableImageError("the file changed since it was indexed; build the index again")
 
 
 def _checked_index(source: pa.Table | str | Path, maker: ItemMaker) -> pa.Table:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grids of volumes: another spacing for images and label maps, a box cut out, and whether two grids are one.
 
-Resampling goes along the array's own axes, so it is separable: one sparse matrix an axis. A new voxel is a weighted
-mean under a triangle that reaches as far as the larger of the old and the new spacing on either side: linear
-interpolation when voxels get smaller, and its usual widening against aliasing when they get larger.
+Resampling goes along the array's own axes, so it is separable: one sparse matrix an axis. It is linear interpolation;
+where voxels get larger by a factor r, it is the mean of that over a width of sqrt(r^2 - 1) old voxels, against
+aliasing: the kernel has then the variance of the mean over a new voxel and one twelfth, and at r = 1 nothing is
+averaged. A linear ramp stays what it was.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 
 from monai_ssl.data.volumes import check_size
 
@@ -46,7 +47,7 @@ def _first_centre(old: int, new: int, ratio: float) -> float:
     return (old - 1) / 2 - ratio * (new - 1) / 2
 
 
-def resample(array: np.ndarray, affine: np.ndarray, shape: Sequence[int], new_affine: np.ndarray) -> np.ndarray:
+def resample_image(array: np.ndarray, affine: np.ndarray, shape: Sequence[int], new_affine: np.ndarray) -> np.ndarray:
     """Bring an image to a grid that ``resampled_grid`` gave; beyond the outermost voxels their value goes on.
 
     Args:
@@ -62,57 +63,89 @@ def resample(array: np.ndarray, affine: np.ndarray, shape: Sequence[int], new_af
         UnreadableImageError: if the new volume would be too large.
     """
     check_size(tuple(shape))
-    ratios = np.linalg.norm(new_affine[:3, :3], axis=0) / np.linalg.norm(affine[:3, :3], axis=0)
-    # Those that shrink most go first: less is left for the others.
-    for axis in np.argsort([new / old for new, old in zip(shape, array.shape, strict=True)]):
-        old, new = array.shape[axis], shape[axis]
-        if old == new and abs(ratios[axis] - 1) < _SAME_SPACING:
-            continue
-        lines = np.moveaxis(array, axis, 0)
-        rest = lines.shape[1:]
-        lines = _weights(old, new, float(ratios[axis])) @ np.ascontiguousarray(lines).reshape(old, -1)
-        array = np.moveaxis(lines.reshape(new, *rest), 0, axis)
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return _multiply(_axis_weights(array.shape, affine, shape, new_affine), array)
 
 
 def resample_labels(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], new_affine: np.ndarray) -> np.ndarray:
-    """Bring a label map to another grid as ``resample`` does an image: the label with the largest share wins.
+    """Bring a label map to another grid as ``resample_image`` does an image: the label with the largest share wins.
 
     Each label's mask is resampled for itself (one-hot), so no new labels arise between two; of equal shares the
     smaller label wins.
 
     Args:
         labels: uint8 (D, H, W).
-        affine, shape, new_affine: see ``resample``.
+        affine, shape, new_affine: see ``resample_image``.
 
     Returns:
         uint8 of the new shape.
     """
-    values = np.unique(labels)
-    result = np.full(shape, values[0], dtype=np.uint8)
-    if len(values) == 1:
-        return result
-    best = resample((labels == values[0]).astype(np.float32), affine, shape, new_affine)
-    for value in values[1:]:
-        share = resample((labels == value).astype(np.float32), affine, shape, new_affine)
-        larger = share > best + 1e-6
-        result[larger] = value
-        np.maximum(best, share, out=best)
+    weights = _axis_weights(labels.shape, affine, shape, new_affine)
+    result = np.zeros(shape, dtype=np.uint8)
+    best = _multiply(weights, (labels == 0).astype(np.float32))
+    for number, box in enumerate(ndimage.find_objects(labels)):
+        if box is None:
+            continue
+        parts = [matrix[:, part] for matrix, part in zip(weights, box, strict=True)]
+        touched = [np.flatnonzero(np.diff(part.indptr)) for part in parts]
+        where = tuple(slice(rows[0], rows[-1] + 1) for rows in touched)
+        parts = [part[rows] for part, rows in zip(parts, where, strict=True)]
+        share = _multiply(parts, (labels[box] == number + 1).astype(np.float32))
+        larger = share > best[where] + 1e-6
+        result[where][larger] = number + 1
+        np.maximum(best[where], share, out=best[where])
     return result
 
 
+def _axis_weights(
+    shape: Sequence[int], affine: np.ndarray, new_shape: Sequence[int], new_affine: np.ndarray
+) -> list[sparse.csr_matrix]:
+    """For each axis the matrix (new, old) that resamples it."""
+    ratios = np.linalg.norm(new_affine[:3, :3], axis=0) / np.linalg.norm(affine[:3, :3], axis=0)
+    return [
+        sparse.identity(old, dtype=np.float32, format="csr")
+        if old == new and abs(ratio - 1) < _SAME_SPACING
+        else _weights(old, new, float(ratio))
+        for old, new, ratio in zip(shape, new_shape, ratios, strict=True)
+    ]
+
+
+def _multiply(weights: list[sparse.csr_matrix], array: np.ndarray) -> np.ndarray:
+    """Apply a matrix along each axis; those that shrink most go first: less is left for the others."""
+    for axis in np.argsort([matrix.shape[0] / matrix.shape[1] for matrix in weights], kind="stable"):
+        matrix = weights[axis]
+        new, old = matrix.shape
+        if new == old and matrix.nnz == old and (matrix.diagonal() == 1).all():
+            continue
+        lines = np.moveaxis(array, axis, 0)
+        rest = lines.shape[1:]
+        lines = matrix @ np.ascontiguousarray(lines).reshape(old, -1)
+        array = np.moveaxis(lines.reshape(new, *rest), 0, axis)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
 def _weights(old: int, new: int, ratio: float) -> sparse.csr_matrix:
-    """Matrix (new, old) of the triangle's weights; each row sums to 1."""
-    half = max(1.0, ratio)
+    """Matrix (new, old) of the weights of the old voxels; each row sums to 1."""
+    half = np.sqrt(max(ratio**2 - 1.0, 0.0)) / 2
     centres = _first_centre(old, new, ratio) + ratio * np.arange(new)
     first = np.floor(centres - half).astype(np.int64)
     taps = first[:, None] + np.arange(int(2 * half) + 3)  # (new, taps)
-    weights = np.clip(1.0 - np.abs(taps - centres[:, None]) / half, 0.0, None)
-    weights /= weights.sum(axis=1, keepdims=True)
+    away = taps - centres[:, None]
+    if half < 1e-3:
+        weights = np.clip(1.0 - np.abs(away), 0.0, None)
+    else:
+        weights = (_hat_integral(away + half) - _hat_integral(away - half)) / (2 * half)
     rows = np.repeat(np.arange(new), taps.shape[1])
     # Entries of one place add up: what would reach over the edge falls to the outermost voxel.
     entries = (weights.ravel().astype(np.float32), (rows, np.clip(taps, 0, old - 1).ravel()))
-    return sparse.csr_matrix(entries, shape=(new, old))
+    matrix = sparse.csr_matrix(entries, shape=(new, old))
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _hat_integral(t: np.ndarray) -> np.ndarray:
+    """Integral from -1 to t of the hat 1 - abs(t) of linear interpolation."""
+    t = np.clip(t, -1.0, 1.0)
+    return np.where(t < 0, (1 + t) ** 2 / 2, 1 - (1 - t) ** 2 / 2)
 
 
 def crop_grid(affine: np.ndarray, box: Sequence[slice]) -> np.ndarray:

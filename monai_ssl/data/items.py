@@ -7,6 +7,9 @@ An item is a Blosc2 array (``.b2nd``). Its value in [0, 1] is ``stored / levels`
 Codec and block sizes are measured (one thread, 512 x 512): Zstandard level 1 with byte shuffle and byte delta keeps
 16-bit radiographs in 0.72 of their bytes and gives a whole image in 0.46 ms; LZ4 with bit shuffle needs 0.88 and
 0.26 ms; for 8 bit, Zstandard with bit shuffle 0.61 and 0.41 ms, LZ4 0.74 and 0.25 ms. (The same image as PNG: 2.3 ms.)
+Volumes are read in patches, and there decompression is most of the time: of a CT in steps of 1 HU, LZ4 level 9 with bit
+shuffle needs 0.58 of 16 bits and gives a patch of 96 x 96 x 96 in 2.3 ms, Zstandard 0.50 and 8.3 ms. Label maps hold
+long runs: Zstandard needs 0.02 to 0.07 of their bytes, LZ4 half as much again.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from monai_ssl.data.files import write_whole
 _META = "monai_ssl"
 # Reading goes on in forked workers, where Blosc2's own threads are gone and waiting for them would never end.
 _ONE_THREAD = {"nthreads": 1}
-_BLOCKS = {2: (128, 128), 3: (16, 64, 64)}
+_BLOCKS = {2: (128, 128), 3: (16, 32, 32)}
 _MAX_CHUNK_BYTES = 64 * 2**20
 
 Box = Sequence[slice | tuple[int, int]]
@@ -111,13 +114,14 @@ def encode(image: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarray, 
     return stored, int(steps)
 
 
-def write_item(path: str | Path, stored: np.ndarray, levels: int, **meta: Any) -> int:
+def write_item(path: str | Path, stored: np.ndarray, levels: int, *, label_map: bool = False, **meta: Any) -> int:
     """Write one item, whole or not at all.
 
     Args:
         path: the ``.b2nd`` file; its folder must exist.
         stored: 2D or 3D array.
         levels: stored value that means 1.
+        label_map: whether it holds labels, which compress otherwise than grey values.
         meta: further facts to keep with it, JSON values.
 
     Returns:
@@ -127,19 +131,20 @@ def write_item(path: str | Path, stored: np.ndarray, levels: int, **meta: Any) -
         OSError: if it cannot be written; nothing of it stays.
     """
     stored = np.ascontiguousarray(stored)
-    wide = stored.dtype.itemsize > 1
-    chunks, blocks = item_layout(stored.shape, stored.dtype.itemsize)
+    itemsize = stored.dtype.itemsize
+    chunks, blocks = item_layout(stored.shape, itemsize)
+    filters: dict[str, Any] = {"filters": [blosc2.Filter.BITSHUFFLE], "filters_meta": [0]}
+    if stored.ndim == 3 and not label_map:
+        codec, level = blosc2.Codec.LZ4, 9
+    else:
+        codec, level = blosc2.Codec.ZSTD, 1
+        if itemsize > 1:
+            filters = {"filters": [blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA], "filters_meta": [0, itemsize]}
     array = blosc2.asarray(
         stored,
         chunks=chunks,
         blocks=blocks,
-        cparams={
-            "codec": blosc2.Codec.ZSTD,
-            "clevel": 1,
-            "filters": [blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA] if wide else [blosc2.Filter.BITSHUFFLE],
-            "filters_meta": [0, stored.dtype.itemsize] if wide else [0],
-            "nthreads": 1,
-        },
+        cparams={"codec": codec, "clevel": level, **filters, "nthreads": 1},
         meta={_META: {"levels": levels, **meta}},
     )
     frame = array.to_cframe()

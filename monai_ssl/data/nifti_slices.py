@@ -18,8 +18,13 @@ from monai_ssl.data.errors import UnreadableImageError
 BROKEN_NIFTI = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, KeyError, zlib.error)
 
 
-def open_nifti(path: str | Path) -> tuple[nib.Nifti1Image, dict]:
+def open_nifti(path: str | Path, keep_open: bool = False) -> tuple[nib.Nifti1Image, dict]:
     """Read the header of a NIfTI file.
+
+    Args:
+        path: the file.
+        keep_open: hold the file open as long as the image lives, so that parts of a compressed file that are read in
+            their order are decompressed once. Not for images that go to another process.
 
     Returns:
         The lazy nibabel image and its facts: bits_stored, rows, columns, frames, photometric, pixel_spacing_mm.
@@ -28,7 +33,7 @@ def open_nifti(path: str | Path) -> tuple[nib.Nifti1Image, dict]:
         UnreadableImageError: if the header is broken, has fewer than two axes, or is not made of plain numbers.
     """
     try:
-        image = nib.load(path)
+        image = nib.load(path, keep_file_open=True if keep_open else None)
         shape, kind = image.shape, image.get_data_dtype()
         zooms = [abs(float(zoom)) for zoom in image.header.get_zooms()]
     except (FileNotFoundError, PermissionError):

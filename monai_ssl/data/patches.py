@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from monai_ssl.data.cache import SharedImageCache
-from monai_ssl.data.datasets import PaddedItems, StoreDataset, corner, new_canvas
+from monai_ssl.data.datasets import PADDED_KEYS, PaddedItems, StoreDataset, corner, new_canvas
 from monai_ssl.data.store import ImageStore
 
 
@@ -32,6 +32,10 @@ class VolumePatchDataset(StoreDataset):
         foreground_prob: chance that the patch is centred, as far as the edges allow, on a voxel of a label (each label
             of the volume but 0 is as likely as the others) or, without label maps, in the box of the body. Else all
             places are equally likely.
+        valid_above: give ``"valid"`` (1, *patch) bool too: where the patch is brighter than this, in [0, 1]. Masked
+            modelling counts its error there only, so that air around the patient teaches nothing.
+        blanked_labels: values of the label map that mark voxels an anonymisation has blanked (a face, say); they are
+            not valid.
         cache: ``"none"``: decompress the blocks that a patch touches each time; ``"memory"``: keep whole volumes, in
             their stored type, in memory that all workers share, and cut patches from it.
 
@@ -50,6 +54,8 @@ class VolumePatchDataset(StoreDataset):
         label_columns: Sequence[str] | Mapping[str, Sequence[str] | None] | None = None,
         label_maps: bool = False,
         foreground_prob: float = 0.0,
+        valid_above: float | None = None,
+        blanked_labels: Sequence[int] = (),
         cache: str = "none",
     ):
         if not store.has_volumes:
@@ -61,8 +67,11 @@ class VolumePatchDataset(StoreDataset):
         self.seed = seed
         self.label_maps = label_maps
         self.foreground_prob = foreground_prob
+        self.valid_above = valid_above
+        self.blanked_labels = tuple(blanked_labels)
+        self._keys = [key for key in PADDED_KEYS if key == "image" or self._gives(key)]
         self._maps: SharedImageCache | None = None
-        if label_maps:
+        if label_maps or self.blanked_labels:
             missing = [int(row) for row in self.rows if not store.has_label_map(int(row))]
             if missing:
                 raise ValueError(
@@ -94,6 +103,9 @@ class VolumePatchDataset(StoreDataset):
                 start = np.clip(centre - size // 2, 0, shape - size)
         return tuple(slice(int(first), int(first + side)) for first, side in zip(start, size, strict=True))
 
+    def _gives(self, key: str) -> bool:
+        return self.label_maps if key == "label_map" else self.valid_above is not None or bool(self.blanked_labels)
+
     def _target(self, row: int) -> list[np.ndarray]:
         """Where patches are centred: for each label an array (n, 3) of voxels, or first and last voxel of the body."""
         if not self.label_maps:
@@ -117,21 +129,23 @@ class VolumePatchDataset(StoreDataset):
         boxes = [self.place(code) for code in indices]
         sizes = np.array([[part.stop - part.start for part in box] for box in boxes], dtype=np.int64)
         shape = (len(boxes), 1, *sizes.max(axis=0).tolist())
-        canvases = {"image": new_canvas(shape)}
-        if self.label_maps:
-            canvases["label_map"] = new_canvas(shape, torch.uint8)
+        canvases = {key: new_canvas(shape, PADDED_KEYS[key]) for key in self._keys}
         items = []
         for place, (code, box) in enumerate(zip(indices, boxes, strict=True)):
             i = int(code) % len(self)
             row = int(self.rows[i])
-            image = corner(canvases["image"][place, 0].numpy(), sizes[place], clear=True)
-            np.divide(self._part(i, row, box), self.store.levels(row), out=image, dtype=np.float32)
-            item: dict[str, Any] = {"image": torch.from_numpy(image)[None], "index": row}
+            parts = {
+                key: corner(canvas[place, 0].numpy(), sizes[place], clear=True) for key, canvas in canvases.items()
+            }
+            np.divide(self._part(i, row, box), self.store.levels(row), out=parts["image"], dtype=np.float32)
             if self.label_maps:
-                labels = corner(canvases["label_map"][place, 0].numpy(), sizes[place], clear=True)
-                labels[...] = self._label_part(i, row, box)
-                item["label_map"] = torch.from_numpy(labels)[None]
-            items.append(item | {name: values[i].item() for name, values in self.labels.items()})
+                parts["label_map"][...] = self._label_part(i, row, box)
+            if "valid" in parts:
+                parts["valid"][...] = True if self.valid_above is None else parts["image"] > self.valid_above
+            if self.blanked_labels:
+                parts["valid"][np.isin(self._label_part(i, row, box), self.blanked_labels)] = False
+            item: dict[str, Any] = {key: torch.from_numpy(part)[None] for key, part in parts.items()}
+            items.append(item | {"index": row} | {name: values[i].item() for name, values in self.labels.items()})
         return PaddedItems(items, canvases, torch.from_numpy(sizes))
 
     def _part(self, i: int, row: int, box: tuple[slice, ...]) -> np.ndarray:

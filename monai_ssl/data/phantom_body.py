@@ -49,6 +49,7 @@ class Tissue(IntEnum):
     BILE = 21
     PANCREAS = 22
     GAS = 23
+    FLUID = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +238,9 @@ def _fill_chest(canvas: Canvas, frame: Frame) -> None:
     lung = chest & ~middle & (heart > 5)
     canvas.paint(lung, Tissue.LUNG)
     canvas.paint(lung & (canvas.tubes(rng, 26.0) < rng.uniform(2.2, 3.4)), Tissue.VEIN)
+    level = rng.uniform(5, 60) if rng.random() < 0.22 else 1e3
+    side = x * rng.choice([-1, 1]) > (0 if rng.random() < 0.6 else -1e3)
+    canvas.paint(lung & side & (y > level), Tissue.FLUID)  # an effusion runs to the back
     canvas.paint((np.abs(below) < 2.5) & (frame.outside < 0), Tissue.MUSCLE)
     canvas.paint((heart < 0) & (below < -2), Tissue.MUSCLE)
     chamber = (heart < -11) & (np.abs(canvas.noise(rng, 40.0)) > 0.12)

@@ -65,7 +65,7 @@ def build_body(seed: int, number: int) -> Body:
     _paint_bowel(canvas, frame, room & (np.minimum(kidneys, np.minimum(liver, spleen)) > 4) & (stomach > 3))
     _paint_pancreas(canvas, frame, room)
     _paint_stomach(canvas, room & (spleen > 2), stomach)
-    canvas.paint(room & (spleen < 0) & (stomach > 2.5) & (kidneys > 2), Tissue.SPLEEN)
+    canvas.paint(room & (spleen < 0) & (stomach > -9) & (kidneys > 2), Tissue.SPLEEN)
     inside = room & (liver < 0) & (kidneys > 2.5)
     canvas.paint(inside, Tissue.LIVER)
     _paint_liver_parts(canvas, frame, inside, liver, lesion)
@@ -91,13 +91,13 @@ def _liver(canvas: Canvas, frame: Frame) -> np.ndarray:
     rng = canvas.stream("liver")
     size = frame.scale * rng.normal(1.0, 0.07)
     right = canvas.ball(
-        (-(72 + rng.normal(0, 4)) * frame.scale, 2 + rng.normal(0, 5), 18 + rng.normal(0, 7)),
+        (-(72 + rng.normal(0, 4)) * frame.scale, 2 + rng.normal(0, 5), 18 + rng.normal(0, 9)),
         (76 * size, 84 * size, rng.uniform(74, 104) * size),
         tilt=rng.normal(0.1, 0.08),
     )
     left = canvas.ball(
         (rng.uniform(-5, 22) * frame.scale, -40 + rng.normal(0, 6), 42 + rng.normal(0, 7)),
-        (rng.uniform(52, 88) * size, 40 * size, rng.uniform(24, 36) * size),
+        (rng.uniform(50, 112) * size, 40 * size, rng.uniform(22, 40) * size),
         tilt=rng.normal(-0.15, 0.1),
         yaw=rng.normal(-0.15, 0.15),
     )
@@ -112,9 +112,9 @@ def _liver(canvas: Canvas, frame: Frame) -> np.ndarray:
 
 def _spleen(canvas: Canvas, frame: Frame) -> np.ndarray:
     rng = canvas.stream("spleen")
-    size = frame.scale * rng.lognormal(0, 0.13)
-    centre = (frame.half_width - rng.uniform(28, 42), rng.uniform(18, 40), 22 + rng.normal(0, 10))
-    radii = (rng.uniform(25, 34) * size, rng.uniform(40, 54) * size, rng.uniform(44, 60) * size)
+    size = frame.scale * rng.lognormal(0, 0.17)
+    centre = (frame.half_width - rng.uniform(28, 42), rng.uniform(12, 44), 20 + rng.normal(0, 13))
+    radii = (rng.uniform(27, 36) * size, rng.uniform(42, 56) * size, rng.uniform(46, 62) * size)
     shape = canvas.ball(centre, radii, tilt=rng.normal(0.2, 0.15), yaw=rng.normal(-0.35, 0.15))
     return shape + rng.uniform(2, 4) * canvas.noise(rng, 36.0)
 
@@ -127,7 +127,7 @@ def _kidneys(canvas: Canvas, frame: Frame) -> np.ndarray:
         centre = (
             side * (63 + rng.normal(0, 4)) * frame.scale,
             42 * frame.scale + rng.normal(0, 4),
-            -42 + 10 * side + rng.normal(0, 9),
+            -42 + 10 * side + rng.normal(0, 13),
         )
         radii = (rng.uniform(25, 30) * size, rng.uniform(21, 26) * size, rng.uniform(46, 58) * size)
         lean, turn = side * rng.normal(-0.22, 0.07), side * rng.normal(0.5, 0.12)
@@ -216,7 +216,7 @@ def _paint_liver_parts(canvas: Canvas, frame: Frame, inside: np.ndarray, liver: 
             first + CANVAS_MM * place
             for place, (first, _) in zip(deep[rng.integers(len(deep))], CANVAS_ENDS, strict=True)
         )
-        radii = rng.uniform(11, 25) * rng.uniform(0.8, 1.2, 3)
+        radii = rng.uniform(13, 30) * rng.uniform(0.8, 1.2, 3)
         site = canvas.ball((x, y, z), tuple(radii), yaw=rng.uniform(0, 3)) + rng.uniform(1, 3) * ragged
         canvas.paint((site < 0) & inside & np.isin(canvas.tissue, (Tissue.LIVER, Tissue.LIVER_VESSEL)), Tissue.LESION)
 

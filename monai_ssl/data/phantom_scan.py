@@ -39,18 +39,23 @@ class Scan:
         return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
 
 
-# Textbook values in HU without contrast medium, and what the portal venous phase adds.
+# Textbook values in HU without contrast medium, and what the phases after it add.
 _PLAIN_HU = {
     Tissue.AIR: -1000, Tissue.FAT: -100, Tissue.MUSCLE: 55, Tissue.LUNG: -860, Tissue.HEART: 42, Tissue.ARTERY: 42,
     Tissue.VEIN: 42, Tissue.SPONGY_BONE: 190, Tissue.HARD_BONE: 450, Tissue.CARTILAGE: 85, Tissue.CORD: 25,
     Tissue.LIVER: 56, Tissue.LIVER_VESSEL: 42, Tissue.SPLEEN: 50, Tissue.KIDNEY_CORTEX: 33, Tissue.KIDNEY_MEDULLA: 31,
     Tissue.LESION: 30, Tissue.GUT_WALL: 40, Tissue.MEAL: 30, Tissue.STOOL: 20, Tissue.BOWEL: 28, Tissue.BILE: 8,
-    Tissue.PANCREAS: 42, Tissue.GAS: -960,
+    Tissue.PANCREAS: 42, Tissue.GAS: -960, Tissue.FLUID: 12,
 }  # fmt: skip
 _PORTAL_HU = {
     Tissue.MUSCLE: 10, Tissue.HEART: 95, Tissue.ARTERY: 110, Tissue.VEIN: 112, Tissue.LIVER: 52,
     Tissue.LIVER_VESSEL: 105, Tissue.SPLEEN: 62, Tissue.KIDNEY_CORTEX: 150, Tissue.KIDNEY_MEDULLA: 125,
     Tissue.LESION: 35, Tissue.GUT_WALL: 50, Tissue.PANCREAS: 55, Tissue.SPONGY_BONE: 15,
+}  # fmt: skip
+_ARTERIAL_HU = {
+    Tissue.MUSCLE: 5, Tissue.HEART: 170, Tissue.ARTERY: 250, Tissue.VEIN: 25, Tissue.LIVER: 14, Tissue.LIVER_VESSEL: 30,
+    Tissue.SPLEEN: 70, Tissue.KIDNEY_CORTEX: 150, Tissue.KIDNEY_MEDULLA: 35, Tissue.GUT_WALL: 40, Tissue.PANCREAS: 60,
+    Tissue.SPONGY_BONE: 8,
 }  # fmt: skip
 # How far the tissue's coarse and fine texture goes in HU.
 _TEXTURE_HU = {
@@ -66,14 +71,14 @@ _T1_SIGNAL = {
     Tissue.VEIN: 0.28, Tissue.SPONGY_BONE: 0.55, Tissue.HARD_BONE: 0.10, Tissue.CARTILAGE: 0.35, Tissue.CORD: 0.22,
     Tissue.LIVER: 0.55, Tissue.LIVER_VESSEL: 0.34, Tissue.SPLEEN: 0.42, Tissue.KIDNEY_CORTEX: 0.47,
     Tissue.KIDNEY_MEDULLA: 0.36, Tissue.LESION: 0.36, Tissue.GUT_WALL: 0.42, Tissue.MEAL: 0.36, Tissue.STOOL: 0.48,
-    Tissue.BOWEL: 0.33, Tissue.BILE: 0.25, Tissue.PANCREAS: 0.60, Tissue.GAS: 0.02,
+    Tissue.BOWEL: 0.33, Tissue.BILE: 0.25, Tissue.PANCREAS: 0.60, Tissue.GAS: 0.02, Tissue.FLUID: 0.16,
 }  # fmt: skip
 _T2_SIGNAL = {
     Tissue.FAT: 0.72, Tissue.MUSCLE: 0.17, Tissue.LUNG: 0.06, Tissue.HEART: 0.26, Tissue.ARTERY: 0.06,
     Tissue.VEIN: 0.12, Tissue.SPONGY_BONE: 0.38, Tissue.HARD_BONE: 0.08, Tissue.CARTILAGE: 0.40, Tissue.CORD: 0.85,
     Tissue.LIVER: 0.30, Tissue.LIVER_VESSEL: 0.14, Tissue.SPLEEN: 0.48, Tissue.KIDNEY_CORTEX: 0.52,
     Tissue.KIDNEY_MEDULLA: 0.66, Tissue.LESION: 0.52, Tissue.GUT_WALL: 0.32, Tissue.MEAL: 0.62, Tissue.STOOL: 0.35,
-    Tissue.BOWEL: 0.60, Tissue.BILE: 1.00, Tissue.PANCREAS: 0.38, Tissue.GAS: 0.03,
+    Tissue.BOWEL: 0.60, Tissue.BILE: 1.00, Tissue.PANCREAS: 0.38, Tissue.GAS: 0.03, Tissue.FLUID: 0.95,
 }  # fmt: skip
 
 
@@ -92,10 +97,10 @@ def scan_ct(body: Body, seed: int, number: int) -> Scan:
     coarse, fine = _column(_TEXTURE_HU, 0), _column(_TEXTURE_HU, 1)
     canvas = values[body.tissue] + coarse[body.tissue] * body.mottle + fine[body.tissue] * body.grain
     _put_on_table(canvas, body)
-    body_from_scanner = _draw_pose(rng, body, affine, shape, degrees=3.0)
+    body_from_scanner = _draw_pose(rng, body, affine, shape, degrees=8.0)
     array = _sample(canvas, affine, body_from_scanner, shape, rng.uniform(0.32, 0.5), -1000.0)
     grain = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), (0.2, *(rng.uniform(0.35, 0.7),) * 2))
-    dose = float(np.exp(rng.uniform(np.log(7), np.log(20))))  # noise in HU in the middle of the body
+    dose = float(np.exp(rng.uniform(np.log(9), np.log(30))))  # noise in HU in the middle of the body
     thickness = gaussian_filter((array > -300).astype(np.float32), (1, 10, 10))  # thick parts let less through
     array += grain / grain.std() * dose * (0.3 + 0.9 * thickness)
     return Scan(np.clip(array, -1024, 3071), _sample_labels(body, affine, body_from_scanner, shape), affine)
@@ -114,7 +119,7 @@ def scan_mr(body: Body, seed: int, number: int) -> Scan:
     affine, shape = _draw_grid(rng, body, max(64, int(columns * rng.uniform(0.8, 1.0))), columns, oblique=5.0)
     values = _mr_values(rng)
     canvas = values[body.tissue] * (1 + 0.05 * body.mottle + 0.05 * body.grain)
-    body_from_scanner = _draw_pose(rng, body, affine, shape, degrees=3.0)
+    body_from_scanner = _draw_pose(rng, body, affine, shape, degrees=8.0)
     array = _sample(canvas, affine, body_from_scanner, shape, rng.uniform(0.35, 0.5), 0.0)
     spacing = tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
     array *= np.exp(rng.uniform(0.1, 0.3) * smooth_noise(rng, shape, spacing, 190.0))  # sensitivity of the coils
@@ -131,17 +136,19 @@ def scan_mr(body: Body, seed: int, number: int) -> Scan:
 def _ct_values(rng: np.random.Generator) -> np.ndarray:
     """HU of each tissue in one scan."""
     values = _column(_PLAIN_HU)
-    enhanced = rng.random() < 0.55
-    if enhanced:
-        values += rng.uniform(0.8, 1.25) * _column(_PORTAL_HU)
-    elif rng.random() < 0.4:
-        values[Tissue.LIVER] -= rng.uniform(5, 22)  # fat in the liver
+    values[Tissue.LIVER] -= rng.choice([rng.uniform(-6, 8), rng.uniform(8, 40)], p=[0.7, 0.3])  # fat in the liver
+    phase = rng.choice(["plain", "portal", "arterial"], p=[0.35, 0.45, 0.2])
+    if phase != "plain":
+        values += rng.uniform(0.7, 1.3) * _column(_PORTAL_HU if phase == "portal" else _ARTERIAL_HU)
     for tissue, spread in ((Tissue.MUSCLE, 5), (Tissue.HARD_BONE, 70), (Tissue.SPONGY_BONE, 40), (Tissue.FAT, 5)):
         values[tissue] += rng.normal(0, spread)
-    values[Tissue.SPLEEN] = values[Tissue.LIVER] + rng.normal(0, 6)
-    values[Tissue.LESION] = values[Tissue.LIVER] - rng.uniform(18, 45)
+    if phase != "arterial":
+        values[Tissue.SPLEEN] = values[Tissue.LIVER] + rng.normal(0, 6)
+    values[Tissue.LESION] = values[Tissue.LIVER] - rng.uniform(28, 65)
     values[Tissue.MEAL] = rng.uniform(10, values[Tissue.LIVER] + 20)
     values[Tissue.BOWEL] = rng.uniform(10, 70)
+    if rng.random() < 0.25:  # contrast medium was drunk
+        values[[Tissue.MEAL, Tissue.BOWEL]] = rng.uniform(110, 320), rng.uniform(90, 260)
     values[Tissue.STOOL] += rng.normal(0, 25)
     values[Tissue.LUNG] += rng.normal(0, 30)
     return values
@@ -204,7 +211,7 @@ def _draw_pose(
     """Lay the body into the scanner: affine (4, 4) from the scanner's to the body's axes, both (x, y, z)."""
     turn = Rotation.from_euler("xyz", rng.normal(0, degrees / 2, 3), degrees=True).as_matrix()
     middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
-    aimed_at = np.array([rng.normal(0, 4), 8 + rng.normal(0, 4), rng.normal(2, 6)])
+    aimed_at = np.array([rng.normal(0, 6), 8 + rng.normal(0, 6), rng.normal(2, 9)])
     pose = np.eye(4)
     pose[:3, :3] = turn
     pose[:3, 3] = aimed_at - turn @ middle

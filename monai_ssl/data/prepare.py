@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from monai_ssl.data.filling import ItemMaker, check_source, fill_store
+from monai_ssl.data.errors import UnreadableImageError
+from monai_ssl.data.filling import ItemMaker, fill_store
 from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity
 from monai_ssl.data.items import encode, item_facts, shrink, shrunk_shape, write_item
 from monai_ssl.data.readers import read_radiograph
@@ -46,7 +47,9 @@ class _ImageMaker(ItemMaker):
     def read(self, row: dict[str, Any]) -> tuple[np.ndarray, int, dict[str, Any]]:
         """See ``ItemMaker``."""
         path = self.root / row["path"]
-        check_source([path], row)
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) != (row["bytes"], row["mtime_ns"]):
+            raise UnreadableImageError("the file changed since it was indexed; build the index again")
         image, meta = self.reader(path, **self.options)
         image = np.asarray(image, dtype=np.float32)
         limits = self.policy.limits(image, meta)

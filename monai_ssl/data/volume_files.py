@@ -20,17 +20,21 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 
 
-def open_nifti_volumes(path: Path) -> FoundVolumes:
+def open_nifti_volumes(path: Path, keep_open: bool = False) -> FoundVolumes:
     """Read the header of a NIfTI file to its volumes.
 
     The affine is the sform, else the qform (the file's own codes decide); without both, ``facts["oriented"]`` is False
     and only the spacing means anything.
 
+    Args:
+        path: the file.
+        keep_open: see ``open_nifti``; for reading all entries of a fourth axis in turn.
+
     Raises:
         UnreadableImageError: if the file is broken, has no three axes of at least two voxels, more than four axes, or
             is larger than 4 GiB.
     """
-    image, _ = open_nifti(path)
+    image, _ = open_nifti(path, keep_open)
     count = _entries(image.shape, path)
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3] *= _MM_PER_UNIT.get(_length_unit(image), 1.0)

@@ -101,6 +101,7 @@ def build_volume_index(
         output.parent.mkdir(parents=True, exist_ok=True)
     salt = index_salt(salt, output)
     files, unopened = list_files(root, skip=output)
+    count = len(files) + unopened.total()
     files = [file for file in files if file[0] not in label_maps]
 
     scan = partial(_scan, output, salt, num_workers, progress)
@@ -113,7 +114,7 @@ def build_volume_index(
     read = partial(scan_unit, str(root), rules)
     found = scan("volumes", UNIT_SCHEMA, ("stamp",), read, refused_unit, units, unit="volume", chunk_size=1)
 
-    rows = [row for record in found.values() for row in record["rows"]]
+    rows = [row for unit in sorted(units, key=lambda unit: unit.files) for row in found[unit.path]["rows"]]
     rows += [_refused_row(header) for header in headers.values() if header["status"] == "refused"]
     unopened += collections.Counter(
         PurePosixPath(path).suffix.lower() or "no suffix"
@@ -122,8 +123,8 @@ def build_volume_index(
     )
     if not rows:
         raise ValueError(
-            f"{root}: no volumes among its {len(files) + len(label_maps) + unopened.total()} files"
-            f"{counts_text(unopened)}. Looked for DICOM (any name), NIfTI, NRRD and MetaImage."
+            f"{root}: no volumes among its {count} files{counts_text(unopened)}. "
+            "Looked for DICOM (any name), NIfTI, NRRD and MetaImage."
         )
     table = _join(_named(rows), label_table, root, salt, labels_file)
     maps = [(name, *facts) for name, facts in label_maps.items() if facts is not None]
@@ -181,8 +182,9 @@ def _named(rows: list[dict]) -> list[dict]:
         groups.setdefault(row["path"], []).append(row)
     named = []
     for place in sorted(groups):
-        # volumes first, so that a refused localizer in their folder does not rename them
-        members = sorted(groups[place], key=lambda row: (row["volume"] is None, row["files"], row["volume"] or 0))
+        # Volumes first, so that a refused localizer in their folder does not rename them; else the order they were
+        # found in, which is that of ``open_volumes``.
+        members = sorted(groups[place], key=lambda row: row["volume"] is None)
         volumes = sum(row["volume"] is not None for row in members)
         for number, row in enumerate(members):
             bare = number == 0 and (volumes == 1 or len(members) == 1)

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from monai_ssl.data.errors import UnreadableImageError
-from monai_ssl.data.filling import ItemMaker, check_source, fill_store
+from monai_ssl.data.filling import ItemMaker, fill_store
 from monai_ssl.data.foreground import body_threshold, foreground_box
-from monai_ssl.data.grids import crop_grid, resample, resample_labels, resampled_grid
+from monai_ssl.data.grids import crop_grid, resample_image, resample_labels, resampled_grid
 from monai_ssl.data.intensity import IntensityPolicy
 from monai_ssl.data.items import encode, item_facts, write_item
 from monai_ssl.data.store import STORE_SCHEMA, VOLUME_STORE_SCHEMA, ImageStore
@@ -25,14 +25,13 @@ from monai_ssl.data.stored_labels import check_label_values, label_points, read_
 from monai_ssl.data.tables import read_table
 from monai_ssl.data.volume_intensity import volume_policy
 from monai_ssl.data.volume_reader import open_volume
-from monai_ssl.data.volumes import check_orientation
+from monai_ssl.data.volumes import OpenVolume, check_orientation
 
 # Raise it when the same file and recipe would come out different.
 VOLUME_FORMAT = 1
 _GONE = "gone"
-_COLUMNS = ("files", "volume", "modality", "unit", "spacing_mm", "orientation", "label_map")
-# Columns beside content_hash that decide what an item holds.
-_IDENTITY = ("bytes", "volume", "modality", "unit", "spacing_mm", "orientation", "affine", "min_slices", "uneven")
+# Columns beside content_hash and bytes that decide what an item holds.
+_DECIDING = ("volume", "modality", "unit", "affine", "min_slices", "uneven")
 
 
 @dataclass(frozen=True)
@@ -57,23 +56,18 @@ class _VolumeMaker(ItemMaker):
     label_values: tuple[int, ...] | None
     label_hashes: dict[str, str] = field(repr=False)
 
-    columns: ClassVar[tuple[str, ...]] = (
-        "files",
-        "volume",
-        "modality",
-        "unit",
-        "spacing_mm",
-        "orientation",
-        "label_map",
-    )
-    optional: ClassVar[tuple[str, ...]] = ("affine", "min_slices", "uneven")
+    columns: ClassVar[tuple[str, ...]] = ("files", "kind", "label_map", *_DECIDING)
     schema: ClassVar[pa.Schema] = pa.schema([*STORE_SCHEMA, *VOLUME_STORE_SCHEMA])
     noun: ClassVar[str] = "volume"
     batch: ClassVar[int] = 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to a worker with every volume; names are given before.
+        return self.__dict__ | {"label_hashes": {}}
+
     def name(self, row: dict[str, Any]) -> str:
         """Content, and all else that decides what comes out: header facts, the user's word, the label map's content."""
-        known = [row[name] for name in _IDENTITY]
+        known = [row[name] for name in ("bytes", *_DECIDING)]
         known.append(self.label_hashes.get(row["label_map"]))
         rest = hashlib.blake2b(json.dumps(known).encode(), digest_size=8).hexdigest()
         return f"{row['content_hash'][:2]}/{row['content_hash']}-{rest}.b2nd"
@@ -89,7 +83,7 @@ class _VolumeMaker(ItemMaker):
         except UnreadableImageError as error:
             return {"reason": error.reason}
         return facts | {
-            "label_item": _label_file(Path(self.name(row))).as_posix(),
+            "label_item": f"{target.parent.name}/{_label_file(target).name}",
             "label_values": labels["label_values"],
             "label_points": labels["label_points"],
             "bytes": facts["bytes"] + labels["bytes"],
@@ -97,11 +91,7 @@ class _VolumeMaker(ItemMaker):
 
     def read(self, row: dict[str, Any]) -> _Prepared:
         """See ``ItemMaker``."""
-        files = [self.root / file for file in row["files"]]
-        check_source(files, row)
-        source = files[0] if len(files) == 1 else files
-        rules = {name: row[name] for name in ("min_slices", "uneven") if row[name] is not None}
-        own = open_volume(source, index=row["volume"], **rules).read()
+        own = _open(self.root, row).read()
         volume = own if self.orientation is None else own.to_orientation(self.orientation)
         labels = None
         if row["label_map"] is not None:
@@ -115,7 +105,7 @@ class _VolumeMaker(ItemMaker):
         array, affine = volume.array, volume.affine
         if self.spacing_mm is not None:
             shape, affine = resampled_grid(array.shape, volume.affine, self.spacing_mm)
-            array = resample(array, volume.affine, shape, affine)
+            array = resample_image(array, volume.affine, shape, affine)
             if labels is not None:
                 labels = resample_labels(labels, volume.affine, shape, affine)
         body = foreground_box(array, threshold)
@@ -140,7 +130,8 @@ class _VolumeMaker(ItemMaker):
         if content.labels is not None:
             values = np.unique(content.labels).tolist()
             points = label_points(content.labels).ravel().tolist()
-            write_item(_label_file(target), content.labels, 1, label_values=values, label_points=points)
+            facts = {"label_values": values, "label_points": points}
+            write_item(_label_file(target), content.labels, 1, label_map=True, **facts)
         write_item(target, content.stored, content.levels, **content.meta)
 
 
@@ -234,6 +225,20 @@ def prepare_volumes(
         max_refused_fraction=max_refused_fraction,
         progress=progress,
     )
+
+
+def _open(root: Path, row: dict[str, Any]) -> OpenVolume:
+    """Open the volume of a row, by the rules it was found by, unless its files changed since."""
+    paths = [root / file for file in row["files"]]
+    facts = [path.stat() for path in paths]
+    if (sum(fact.st_size for fact in facts), max(fact.st_mtime_ns for fact in facts)) != (
+        row["bytes"],
+        row["mtime_ns"],
+    ):
+        raise UnreadableImageError("its files changed since they were indexed; build the index again")
+    if row["kind"] != "dicom":
+        return open_volume(paths[0], index=row["volume"])
+    return open_volume(paths, index=row["volume"], min_slices=row["min_slices"], uneven=row["uneven"])
 
 
 def _label_file(target: Path) -> Path:

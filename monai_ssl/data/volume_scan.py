@@ -22,12 +22,13 @@ from monai_ssl.data.errors import UnreadableImageError
 from monai_ssl.data.hashing import content_hash, hash_identifier
 from monai_ssl.data.readers import sniff_kind
 from monai_ssl.data.scan import IGNORED, hashed_identifiers
-from monai_ssl.data.volume_files import ITK_SUFFIXES
-from monai_ssl.data.volume_reader import open_volumes
+from monai_ssl.data.series import open_series
+from monai_ssl.data.volume_files import ITK_SUFFIXES, open_itk_volumes, open_nifti_volumes
 from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 
 # Raise it when rows of unchanged files would come out different.
 VOLUME_SCAN_VERSION = "1"
+_DETACHED = (".mhd", ".nhdr")  # headers, whose voxels lie beside them, usually under the same name
 HASHED_ORIENTATION = "SPL"  # so that a study has one content hash however its axes are stored
 
 _IDENTITY = [("patient", pa.string()), ("study", pa.string()), ("series", pa.string())]
@@ -143,17 +144,26 @@ def refused_file(file: tuple[str, int, int], reason: str) -> dict:
 def make_units(rows: Iterable[Mapping[str, Any]], rules: SeriesRules) -> list[Unit]:
     """Group the usable files of ``scan_header`` into what is read together."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
+    beside: dict[str, list[tuple[str, int, int]]] = {}  # files of one name, for headers whose data is another file
     for row in rows:
         if row["status"] == "ok":
             groups.setdefault(f"series {row['group']}" if row["group"] else row["path"], []).append(row)
+        beside.setdefault(_stem(row["path"]), []).append((row["path"], row["bytes"], row["mtime_ns"]))
     units = []
     for name, members in groups.items():
         files = tuple(sorted((row["path"], row["bytes"], row["mtime_ns"]) for row in members))
         first = members[0]
-        digest = hashlib.blake2b(repr((files, rules)).encode(), digest_size=16).hexdigest()
+        seen = sorted(beside[_stem(name)]) if name.lower().endswith(_DETACHED) else files
+        digest = hashlib.blake2b(repr((seen, rules)).encode(), digest_size=16).hexdigest()
         identity = {key: first[key] for key in ("patient", "study", "series")}
         units.append(Unit(name, digest, first["kind"], files, identity))
     return units
+
+
+def _stem(path: str) -> str:
+    """Path without the ending of the name, whatever dots are in it."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + name.partition(".")[0]
 
 
 def scan_unit(root: str, rules: SeriesRules, unit: Unit) -> dict:
@@ -165,9 +175,10 @@ def scan_unit(root: str, rules: SeriesRules, unit: Unit) -> dict:
     """
     paths = [Path(root, file) for file, _, _ in unit.files]
     try:
-        found = open_volumes(
-            paths if unit.kind == "dicom" else paths[0], min_slices=rules.min_slices, uneven=rules.uneven
-        )
+        if unit.kind == "dicom":
+            found = open_series(paths, min_slices=rules.min_slices, uneven=rules.uneven)
+        else:
+            found = open_itk_volumes(paths[0]) if unit.kind == "itk" else open_nifti_volumes(paths[0], keep_open=True)
     except Exception as error:
         return refused_unit(unit, _reason(error))
     facts = dict(zip(paths, unit.files, strict=True))

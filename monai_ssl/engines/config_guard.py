@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigExpression, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 __all__ = ["refuse_unknown_keys"]
@@ -30,9 +30,10 @@ class _Known:
     """Keys that the files give a dictionary of the configuration."""
 
     children: dict[str, _Known] = field(default_factory=dict)
-    open: bool = False  # takes any key: a component's arguments, or a dictionary that a file leaves empty
+    open: bool = False  # takes any key: a component's arguments, or a dictionary that a file leaves empty or computes
 
     def add(self, value: Any) -> None:
+        self.open |= ConfigExpression.is_expression(value)
         if isinstance(value, dict):
             self.open |= not value or "_target_" in value
             for key, child in value.items():

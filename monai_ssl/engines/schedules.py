@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-__all__ = ["StepSchedule", "sawtooth_cosine", "step_schedule", "warmup_cosine"]
+__all__ = ["StepSchedule", "polynomial_schedule", "sawtooth_cosine", "step_schedule", "warmup_cosine"]
 
 StepSchedule = Callable[[int, int], float]
 
@@ -44,6 +44,34 @@ def warmup_cosine(
             return (step + 1) / warmup
         progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
         return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
+
+
+def polynomial_schedule(
+    power: float = 0.9, *, warmup_fraction: float = 0.0, warmup_steps: int | None = None
+) -> StepSchedule:
+    r"""Fall to 0 as a polynomial, after an optional linear warm-up.
+
+    Step s of T has the factor :math:`(1 - s / T)^p`, with p = 0.9 as in nnU-Net (Isensee et al., Nature Methods 18,
+    2021) and OpenMind (arXiv 2412.17041).
+
+    Args:
+        power: p, positive.
+        warmup_fraction: share of the training that is warm-up, in [0, 1].
+        warmup_steps: the same as a number of optimiser steps; replaces ``warmup_fraction``.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    _check_warmup(warmup_fraction, warmup_steps)
+    if not power > 0:
+        raise ValueError(f"power must be positive, got {power}")
+
+    def factor(step: int, total_steps: int) -> float:
+        warmup = _warmup_length(warmup_fraction, warmup_steps, total_steps)
+        ramp = (step + 1) / warmup if step < warmup else 1.0
+        return ramp * max(0.0, 1 - step / total_steps) ** power
 
     return factor
 

@@ -130,6 +130,19 @@ class Preprocessing:
         """Return the standardisation, for any chain of transforms."""
         return IntensityStandardize(self.standardize_mode, self.mean, self.std)
 
+    def value_range(self) -> tuple[float, float]:
+        """Return what 0 and 1 of an image become: the range of a view, for methods that paint noise into it.
+
+        Raises:
+            ValueError: the standardisation is each image's own, so that there is no such range.
+        """
+        if self.standardize_mode != "fixed":
+            raise ValueError(
+                f"standardize_mode is {self.standardize_mode!r}: views have no common range then, and this method "
+                "paints noise into one; use 'fixed'"
+            )
+        return (0.0 - self.mean) / self.std, (1.0 - self.mean) / self.std
+
     def view(self) -> ViewChain:
         """Return the transform of whole images for evaluation."""
         return evaluation_view(self.image_size, len(self.image_size), self.fit, self.standardize())

@@ -14,6 +14,7 @@ from .encoder_start import EncoderStart
 from .export import EncoderExport
 from .probe import OnlineKNN
 from .progress import ProgressETA
+from .reconstruction_sheet import ReconstructionSheet
 from .tensorboard import PretrainTensorBoard, view_grid
 from .throughput import Throughput
 
@@ -25,6 +26,7 @@ __all__ = [
     "OnlineKNN",
     "PretrainTensorBoard",
     "ProgressETA",
+    "ReconstructionSheet",
     "Throughput",
     "TrainingCheckpoint",
     "TrainingCurves",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class EncoderExport:
         higher_is_better: which way the metric goes.
         prefer_best: let ``encoder.safetensors`` be the best one, not the newest.
         every_epochs: how often the newest one is written; always after the last epoch.
-        save: function ``(encoder, path, manifest)`` that writes; default :func:`monai_ssl.weights.save_encoder`.
+        with_decoder: write the network's decoder too, see :func:`monai_ssl.weights.save_encoder`.
+        save: function ``(encoder, path, manifest)`` that writes; default: that one.
 
     Attributes:
         best: the best value of the metric so far, or None.
@@ -52,7 +54,8 @@ class EncoderExport:
         higher_is_better: bool = True,
         prefer_best: bool = False,
         every_epochs: int = 1,
-        save: Callable[..., Any] = save_encoder,
+        with_decoder: bool = False,
+        save: Callable[..., Any] | None = None,
     ) -> None:
         if prefer_best and metric is None:
             raise ValueError("prefer_best needs the name of a metric")
@@ -65,7 +68,8 @@ class EncoderExport:
             raise ValueError(
                 f"the manifest's fields {', '.join(automatic)} are filled in from the encoder; leave them out"
             )
-        self.metric, self.higher_is_better, self.every_epochs, self.save = metric, higher_is_better, every_epochs, save
+        self.metric, self.higher_is_better, self.every_epochs = metric, higher_is_better, every_epochs
+        self.save = save or partial(save_encoder, with_decoder=with_decoder)
         folder = Path(folder)
         main = folder / "encoder.safetensors"
         self.last_path = folder / "encoder_last.safetensors" if prefer_best else main

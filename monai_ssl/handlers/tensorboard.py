@@ -16,7 +16,7 @@ from monai_ssl.engines import PretrainTrainer, is_main_process
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["PretrainTensorBoard", "view_grid"]
+__all__ = ["PretrainTensorBoard", "reconstruction_columns", "view_grid"]
 
 
 def view_grid(views: Sequence[Tensor], max_images: int = 8) -> Tensor:
@@ -44,13 +44,24 @@ def view_grid(views: Sequence[Tensor], max_images: int = 8) -> Tensor:
     return torch.cat(columns, dim=1)
 
 
+def reconstruction_columns(engine: PretrainTrainer) -> list[Tensor] | None:
+    """Of methods that rebuild an image: the image, what the network saw of it, its prediction; else None."""
+    output = engine.state.output
+    if not isinstance(output.get("prediction"), Tensor):
+        return None
+    target = output.get("target", engine.state.batch["views"][0])
+    seen = target * ~output["mask"] if "mask" in output else output.get("corrupted")
+    return [target, output["prediction"]] if seen is None else [target, seen, output["prediction"]]
+
+
 class PretrainTensorBoard:
     """Log a training to TensorBoard: ``tensorboard --logdir <folder>``.
 
     Every few steps the numbers of ``engine.state.output`` (``train/...``), every few epochs a picture of the last
-    batch's views (with masked modelling also of the hidden parts and the prediction) and a histogram of its embeddings,
-    and after each epoch ``engine.state.metrics`` (``epoch/...``). No
-    labels, paths or numbers of images are logged; the views do show patients' images: ``images=False`` leaves them out.
+    batch's views, of methods that rebuild images also of what they saw and predicted
+    (:meth:`monai_ssl.methods.SSLMethod.forward`), and a histogram of its embeddings, and after each epoch
+    ``engine.state.metrics`` (``epoch/...``). No labels, paths or numbers of images are logged; the views do show
+    patients' images: ``images=False`` leaves them out.
 
     Args:
         folder: where the event files go.
@@ -120,12 +131,9 @@ class PretrainTensorBoard:
         self._writer.flush()
 
     def _log_reconstruction(self, engine: PretrainTrainer, step: int) -> None:
-        """Of masked modelling: the image, what the network saw of it, and its prediction, side by side."""
-        prediction, mask = engine.state.output.get("prediction"), engine.state.output.get("mask")
-        if isinstance(prediction, Tensor) and isinstance(mask, Tensor):
-            view = engine.state.batch["views"][0]
-            grid = view_grid([view, view * ~mask, prediction], self.max_images)
-            self._writer.add_image("reconstruction", grid, step, dataformats="HW")
+        columns = reconstruction_columns(engine)
+        if columns is not None:
+            self._writer.add_image("reconstruction", view_grid(columns, self.max_images), step, dataformats="HW")
 
     def _close(self) -> None:
         if self._writer is not None:

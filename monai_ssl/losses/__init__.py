@@ -16,15 +16,24 @@ from monai_ssl.losses.masked_reconstruction import (
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+from monai_ssl.losses.volume_contrast import (
+    BaseOrthogonalityLoss,
+    OverlapPredictionLoss,
+    base_orthogonality,
+    overlap_prediction,
+)
 
 __all__ = [
+    "BaseOrthogonalityLoss",
     "ConstantZNCELoss",
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
+    "OverlapPredictionLoss",
     "all_gather",
+    "base_orthogonality",
     "estimate_log_z",
     "group_nt_xent",
     "info_nce",
@@ -32,5 +41,6 @@ __all__ = [
     "masked_reconstruction",
     "nce_constant_z",
     "nt_xent",
+    "overlap_prediction",
     "patch_statistics",
 ]

@@ -9,8 +9,11 @@ from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
+from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
 from .simmim import SimMIM
+from .swin_unetr_pretext import SwinUNETRPretext
+from .voco import VoCo
 
 __all__ = [
     "C2L",
@@ -18,7 +21,10 @@ __all__ = [
     "MaskedAutoencoderCNN",
     "MaskedModelling",
     "MoCoV2",
+    "ModelsGenesis",
     "MomentumContrast",
     "SSLMethod",
     "SimMIM",
+    "SwinUNETRPretext",
+    "VoCo",
 ]

@@ -38,7 +38,10 @@ class SSLMethod(nn.Module, ABC):
 
         Returns:
             ``"loss"``: scalar with gradient; ``"embedding"``: (B, D) unit vectors without gradient, for monitors; other
-            entries have no gradient: scalars are logged under their names, larger tensors can be looked at.
+            entries have no gradient: scalars are logged under their names, larger tensors can be looked at. A method
+            that rebuilds images gives ``"prediction"``, (B, C, *spatial), and, where they are not the first view
+            itself, ``"target"`` and ``"corrupted"`` (or ``"mask"``, True where the view was hidden): TensorBoard
+            shows them side by side.
         """
 
     def after_step(self, progress: float) -> None:

@@ -22,10 +22,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from monai_ssl.networks import EncoderDecoder, ImageEncoder
+from monai_ssl.networks import ImageEncoder
 from monai_ssl.transforms import blocks_at, expand_blocks
 
 from .masked_modelling import MaskedModelling
+from .requirements import check_decoder, check_size
 
 __all__ = ["MaskedAutoencoderCNN"]
 
@@ -71,7 +72,7 @@ class MaskedAutoencoderCNN(MaskedModelling):
         normalize_targets: bool = False,
         valid_above: float | None = None,
     ) -> None:
-        _check_decoder(encoder)
+        check_decoder(encoder, "MaskedAutoencoderCNN")
         super().__init__(
             encoder,
             mask_ratio=mask_ratio,
@@ -87,9 +88,7 @@ class MaskedAutoencoderCNN(MaskedModelling):
 
     def reconstruct(self, x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`MaskedModelling.reconstruct`."""
-        divisor = self.encoder.size_divisor
-        if any(size % step for size, step in zip(x.shape[2:], divisor, strict=True)):
-            raise ValueError(f"the view's size {tuple(x.shape[2:])} must be a multiple of the network's {divisor}")
+        check_size(x, self.encoder.size_divisor)
         seen = x * ~expand_blocks(blocks, self.block_size)
         if not self.sparse:
             maps = self.encoder.feature_maps(seen)
@@ -107,16 +106,3 @@ def _fill(x: Tensor, blocks: Tensor, token: Tensor) -> Tensor:
     """Put ``token`` (C,) into the places of a map (B, C, *spatial) that see hidden blocks only."""
     token = token.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
     return torch.where(blocks_at(~blocks, x.shape[2:]), x, token)
-
-
-def _check_decoder(encoder: ImageEncoder) -> None:
-    if not isinstance(encoder, EncoderDecoder):
-        raise ValueError(
-            f"MaskedAutoencoderCNN needs a network with a decoder (segresnet, dynunet, swinunetr, ...), not "
-            f"{encoder.architecture!r}"
-        )
-    if encoder.out_channels != encoder.in_channels:
-        raise ValueError(
-            f"the decoder must rebuild the image's {encoder.in_channels} channel(s), it has {encoder.out_channels}: "
-            f"build_encoder({encoder.architecture!r}, ..., out_channels={encoder.in_channels})"
-        )

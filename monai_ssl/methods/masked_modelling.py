@@ -16,6 +16,7 @@ from monai_ssl.networks import ImageEncoder
 from monai_ssl.transforms import block_grid, blocks_with, draw_block_mask, expand_blocks
 
 from .base import SSLMethod
+from .requirements import one_view
 
 __all__ = ["MaskedModelling"]
 
@@ -88,7 +89,7 @@ class MaskedModelling(SSLMethod):
         Raises:
             ValueError: more than one view, or a view of other dimensions, channels or size than the encoder takes.
         """
-        x = self._one_view(batch["views"])
+        x = one_view(self, batch["views"])
         valid = self._valid(x, batch.get("valid"))
         chosen_from = valid if self.masks_valid_blocks_only else None
         blocks = self.draw_blocks(x, chosen_from, batch.get("generator"))
@@ -108,16 +109,6 @@ class MaskedModelling(SSLMethod):
         eligible = None if valid is None else blocks_with(valid, self.block_size)
         grid = block_grid(x.shape[2:], self.block_size)
         return draw_block_mask(len(x), grid, self.mask_ratio, generator, x.device, eligible)
-
-    def _one_view(self, views: list[Tensor]) -> Tensor:
-        name = type(self).__name__
-        if len(views) != 1:
-            raise ValueError(f"{name} takes one view of each image, got {len(views)}")
-        x, dims, channels = views[0], self.encoder.spatial_dims, self.encoder.in_channels
-        if x.ndim != dims + 2 or x.shape[1] != channels:
-            axes = "H, W" if dims == 2 else "D, H, W"
-            raise ValueError(f"{name} on a {dims}D encoder takes views (B, {channels}, {axes}), got {tuple(x.shape)}")
-        return x
 
     def _valid(self, x: Tensor, given: Tensor | list[Tensor] | None) -> Tensor | None:
         given = given[0] if isinstance(given, list) else given  # the trainer gives one map for each view

@@ -23,6 +23,7 @@ from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
+from .upsampling_head import UpsamplingHead, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -55,12 +56,14 @@ __all__ = [
     "UNETRImageEncoder",
     "UNetClassifier",
     "UNetImageEncoder",
+    "UpsamplingHead",
     "ViTImageEncoder",
     "build_classifier",
     "build_encoder",
     "convert_sync_batch_norm",
     "encoder_architectures",
     "gather_rows",
+    "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",
     "tokens_to_image",

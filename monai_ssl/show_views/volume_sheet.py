@@ -20,6 +20,7 @@ from monai_ssl.transforms import (
     masked_views,
     volume_augmentation,
     volume_views,
+    whole_views,
 )
 from monai_ssl.transforms.sampling import rotation_matrix
 
@@ -34,6 +35,10 @@ def _masked(size: tuple[int, ...], volume: ShownVolume, standardize: IntensitySt
     return masked_views(size, standardize=standardize)
 
 
+def _whole(size: tuple[int, ...], volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
+    return whole_views(size, standardize=standardize)
+
+
 def _segmentation(size: tuple[int, ...], volume: ShownVolume, standardize: IntensityStandardize) -> MultiView:
     return volume_augmentation(size, _policy_of(volume), standardize=standardize)
 
@@ -43,7 +48,12 @@ def _policy_of(volume: ShownVolume) -> str | None:
     return volume.modality if volume.modality in ("CT", "MR") else None
 
 
-VOLUME_PRESETS: dict[str, Preset] = {"volume": _contrastive, "masked": _masked, "segmentation": _segmentation}
+VOLUME_PRESETS: dict[str, Preset] = {
+    "volume": _contrastive,
+    "masked": _masked,
+    "whole": _whole,
+    "segmentation": _segmentation,
+}
 
 # Axis across which a slice is cut, in the orientation that prepare gives.
 _PLANES = ("axial", "coronal", "sagittal")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from monai_ssl.transforms.base import BatchTransform, Params
 from monai_ssl.transforms.bias_field import RandomBiasField
+from monai_ssl.transforms.block_drop import RandomBlockDrop
 from monai_ssl.transforms.block_mask import (
     block_grid,
     blocks_at,
@@ -17,18 +18,24 @@ from monai_ssl.transforms.block_mask import (
     expand_blocks,
 )
 from monai_ssl.transforms.blur import RandomGaussianBlur
+from monai_ssl.transforms.box_mask import boxes_to_mask
 from monai_ssl.transforms.center_resample import CenterResample, RandomCenterResample
+from monai_ssl.transforms.crop_grid import box_overlap, cut_boxes, draw_box_centers, grid_box_centers
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
 from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
+from monai_ssl.transforms.intensity_map import RandomIntensityMap
+from monai_ssl.transforms.local_shuffle import RandomLocalShuffle
 from monai_ssl.transforms.low_resolution import RandomLowResolution
 from monai_ssl.transforms.noise import RandomGaussianNoise
+from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.resample import RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
+from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
 from monai_ssl.transforms.views import MultiView, ViewChain
-from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views
+from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views, whole_views
 from monai_ssl.transforms.window import RandomWindow
 
 __all__ = [
@@ -43,27 +50,39 @@ __all__ = [
     "RandViews",
     "RandViewsd",
     "RandomBiasField",
+    "RandomBlockDrop",
     "RandomBrightnessContrast",
     "RandomCenterResample",
     "RandomCutout",
     "RandomGamma",
     "RandomGaussianBlur",
     "RandomGaussianNoise",
+    "RandomIntensityMap",
+    "RandomLocalShuffle",
     "RandomLowResolution",
+    "RandomMirror",
+    "RandomPainting",
+    "RandomQuarterTurn",
     "RandomResample",
     "RandomWindow",
     "ViewChain",
     "block_grid",
     "blocks_at",
     "blocks_with",
+    "box_overlap",
+    "boxes_to_mask",
     "c2l_views",
     "count_masked",
+    "cut_boxes",
     "draw_block_mask",
+    "draw_box_centers",
     "evaluation_view",
     "expand_blocks",
+    "grid_box_centers",
     "masked_views",
     "moco_v2_views",
     "radiograph_views",
     "volume_augmentation",
     "volume_views",
+    "whole_views",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ready policies of views for CT and MR volumes in [0, 1]: contrastive, masked, and for fine-tuning a segmentation.
+"""Ready policies of views for CT and MR volumes in [0, 1]: contrastive, masked, whole, and for fine-tuning.
 
 They end in the same standardisation as the policies for radiographs unless told otherwise, (x - 0.5) / 0.25. Turns stay
 within the slices unless told otherwise: right whatever the slice thickness, and several times faster on a CPU. A label
@@ -124,7 +124,7 @@ def masked_views(
     jitter_prob: float = 0.5,
     standardize: IntensityStandardize | None = None,
 ) -> MultiView:
-    """One view of a volume for masked modelling, where the masking is the task and the view need not be hard.
+    """One view of a volume for methods that spoil it themselves, as masked modelling: the view need not be hard.
 
     A box at about the voxels' own size, somewhere in the volume, turned a little and mirrored, slightly brighter or
     darker. Neither blur nor noise: the network would have to predict them. Beyond the volume there are zeros.
@@ -148,6 +148,48 @@ def masked_views(
             flip_prob=flip_prob,
             padding="zeros",
             zoom=zoom,
+            in_plane=in_plane,
+        )
+    ]
+    if jitter and jitter_prob:
+        parts.append(RandomBrightnessContrast(jitter, jitter, jitter_prob))
+    return MultiView([ViewChain([*parts, standardize or IntensityStandardize()])])
+
+
+def whole_views(
+    size: int | tuple[int, ...] = 96,
+    spatial_dims: int = 3,
+    min_scale: float = 0.8,
+    rotation_deg: float = 5.0,
+    in_plane: bool = True,
+    flip_prob: float | Sequence[float] = 0.0,
+    jitter: float = 0.1,
+    jitter_prob: float = 0.5,
+    standardize: IntensityStandardize | None = None,
+) -> MultiView:
+    """One view of nearly the whole volume, for methods that tell places apart, as volume contrast (VoCo).
+
+    A large box about as oblong as the volume, brought to one size, turned a little and slightly brighter or darker. It
+    is not mirrored: left and right are places too. Beyond the volume its edge is continued.
+
+    Args:
+        size: side(s) of the view in voxels.
+        spatial_dims: 2 (slices) or 3.
+        min_scale: least share of the volume in the view; the greatest is 1.
+        rotation_deg: greatest angle either way.
+        in_plane: turn within slices only. False is for voxels of about equal sides.
+        flip_prob: of a left-right mirror, or one for each axis.
+        jitter: half width of the brightness and contrast factors about 1.
+        jitter_prob: probability of both.
+        standardize: replaces the common standardisation.
+    """
+    parts: list[BatchTransform] = [
+        RandomResample(
+            _sides(size, spatial_dims),
+            (min_scale, 1.0),
+            ratio=(0.9, 1.1),
+            rotation_deg=rotation_deg,
+            flip_prob=flip_prob,
             in_plane=in_plane,
         )
     ]

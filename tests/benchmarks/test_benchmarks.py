@@ -5,12 +5,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+VOLUME_STEPS = (
+    "masked autoencoding step",
+    "masked autoencoding, peak memory",
+    "masked autoencoding from a store",
+)
+CROPS = ("crops, cached", "crops, from the store", "crops, 5 epochs with prepare")
 
 
 @pytest.fixture
@@ -31,7 +39,7 @@ def test_one_command_writes_json_and_markdown(benchmarks, tmp_path, capsys):
     assert "lightly" not in printed.replace("skipped: lightly", "").split("requirements.txt", 1)[1]
 
     facts = json.loads((tmp_path / "benchmarks.json").read_text())
-    benches = {"NT-Xent", "InfoNCE", "two views", "two volume views", "reading", "SimCLR step"}
+    benches = {"NT-Xent", "InfoNCE", "two views", "two volume views", "reading", "SimCLR step", *CROPS, *VOLUME_STEPS}
     assert {row["bench"] for row in facts["rows"]} == benches
     assert facts["machine"]["versions"]["torch"] and facts["machine"]["cpu"]
     assert len(facts["start"]["load_average"]) == len(facts["end"]["load_average"]) == 3
@@ -87,6 +95,13 @@ def test_rounds_alternate_and_ratios_pair_within_a_round(benchmarks):
     assert slower.ratio.max == 0.5 and not slower.reached and "MISSED" in slower.verdict
     unclear = rounds.compare_rates([1.0, 3.0], [2.0, 2.0], unit="images/s", **shared)
     assert unclear.reached is None and "no clear difference" in unclear.verdict
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_peak_memory_is_that_of_the_work_alone(benchmarks):
+    held = os.urandom(200 * 2**20)  # ru_maxrss of a child would begin at this
+    peak = benchmarks("memory").peak_mib("benchmarks.memory", partial(os.urandom, 1), partial(os.urandom, 64 * 2**20))
+    assert len(held) and 60 < peak < 90
 
 
 def test_our_views_are_checked_for_depth(benchmarks, monkeypatch):

@@ -119,6 +119,23 @@ def test_the_users_splits_are_left_alone(folder, tmp_path):
     assert [path for path, split in splits.items() if split == "test"] == ["png/06.png", "png/07.png"]
 
 
+def test_a_table_that_only_holds_images_back_leaves_the_others_to_be_dealt(folder, tmp_path):
+    lines = (folder / "labels.csv").read_text().splitlines()
+    rows = [f"{line},{'test' if 'patient3,' in line else ''}" for line in lines[1:]]
+    (tmp_path / "mine.csv").write_text("\n".join([lines[0] + ",split", *rows]))
+
+    def splits():
+        table = call(folder, tmp_path, labels_file=tmp_path / "mine.csv").table
+        return dict(zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+    found = splits()
+    assert None not in found.values() and list(found.values()).count("train") > COUNT // 2
+    assert found["png/06.png"] == found["png/07.png"] == "test"
+    assert splits() == found
+    (tmp_path / "mine.csv").write_text((tmp_path / "mine.csv").read_text().replace(",test", ",val"))
+    assert splits()["png/06.png"] == "val", "what the user gives is not remembered against him"
+
+
 def test_too_many_broken_files_stop_before_the_work(folder, tmp_path):
     for i in range(60):
         (folder / f"broken{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n")

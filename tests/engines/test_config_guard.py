@@ -19,6 +19,7 @@ TRAIN = {
     "learning_rate": 0.1,
     "encoder_args": {"depth": 18, "stem": {"stride": 2}},
     "free": {},
+    "computed": "${'growth': 32}",
     "train": {"trainer": {"_target_": "builtins.dict", "max_epochs": 3}, "handlers": []},
     "initialize": [{"_target_": "monai_ssl.engines.refuse_unknown_keys", "bundle_root": "@bundle_root"}],
     "run": ["$print('learning rate', @learning_rate)"],
@@ -31,7 +32,9 @@ def bundle(tmp_path) -> Path:
     configs.mkdir()
     (configs / "train.json").write_text(json.dumps(TRAIN))
     (configs / "metadata.json").write_text(json.dumps({"version": "1", "not_a_config_key": 1}))
-    (configs / "densenet.yaml").write_text("batch_size: 3\nencoder_args::growth: 32\n'+encoder_args': {block: 4}\n")
+    (configs / "densenet.yaml").write_text(
+        "batch_size: 3\nencoder_args::growth: 32\n'+encoder_args': {block: 4}\ncomputed: {rate: 1}\n"
+    )
     return tmp_path
 
 
@@ -53,6 +56,7 @@ def start(bundle: Path, files=("train.json",), **overrides) -> ConfigWorkflow:
         {"encoder_args": {"depth": 34}},
         {"encoder_args#depth": 50, "encoder_args#growth": 2, "encoder_args#stem#stride": 1},
         {"free#anything": 1},
+        {"computed": {"anything": 1}},
         {"batch_size": 8},  # known from another file of the bundle
     ],
 )

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from monai_ssl.engines import sawtooth_cosine, step_schedule, warmup_cosine
+from monai_ssl.engines import polynomial_schedule, sawtooth_cosine, step_schedule, warmup_cosine
 
 
 def test_warmup_cosine_values():
@@ -34,6 +34,14 @@ def test_a_final_factor_above_one_rises():
     assert values == sorted(values)
     assert values[0] == 1
     assert values[-1] == pytest.approx(10)
+
+
+def test_polynomial_values():
+    schedule = polynomial_schedule(0.9)
+    assert [schedule(step, 10) for step in range(11)] == pytest.approx([(1 - step / 10) ** 0.9 for step in range(11)])
+    assert polynomial_schedule(1.0, warmup_steps=2)(0, 10) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="power"):
+        polynomial_schedule(0)
 
 
 def test_sawtooth_ramps_twice_and_without_a_first_stage_is_the_plain_one():

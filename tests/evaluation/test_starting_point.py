@@ -173,3 +173,10 @@ def test_field_of_view_of_unknown_size_is_warned_of(volume_store, caplog):
         volume_store.recipe["spacing_mm"] = kept
     Preprocessing((8, 8, 8), fit="native").with_store(volume_store)
     assert not caplog.text
+
+
+def test_the_range_of_views_is_known_unless_each_is_standardised_by_itself():
+    assert Preprocessing((8, 8)).value_range() == (-2.0, 2.0)
+    assert Preprocessing((8, 8), mean=0.0, std=1.0).value_range() == (0.0, 1.0)
+    with pytest.raises(ValueError, match="use 'fixed'"):
+        Preprocessing((8, 8), standardize_mode="per_image").value_range()

@@ -70,3 +70,34 @@ def slow_masked_reconstruction(prediction, target, counted, power, patch_size=No
         target = normalized
     errors = [abs(prediction[i] - target[i]) ** power for i in np.ndindex(target.shape) if counted[(i[0], 0, *i[2:])]]
     return float(np.mean(errors)) if errors else 0.0
+
+
+def slow_overlap_prediction(similarity, overlap, formula) -> float:
+    """Image by image, crop by crop, base crop by base crop."""
+    images = []
+    for i in range(len(similarity)):
+        near = far = weights = zeros = 0.0
+        for r, j in np.ndindex(similarity.shape[1:]):
+            value, share = similarity[i, r, j], overlap[i, r, j]
+            if formula == "paper":
+                near -= np.log(max(1 - abs(share - value), 1e-6))
+                weights += 1
+                continue
+            value = max(value, 0.0)
+            near -= share * np.log(max(1 - abs(share - value), 1e-6))
+            weights += share
+            if share == 0:
+                far += value**2
+                zeros += 1
+        images.append(near / weights + far / max(zeros, 1))
+    return float(np.mean(images))
+
+
+def slow_base_orthogonality(base, formula) -> float:
+    values = []
+    for image in base:
+        for i in range(len(image)):
+            for j in range(i + 1, len(image)):
+                value = cosine(image[i], image[j])
+                values.append(abs(value) if formula == "paper" else max(value, 0.0) ** 2)
+    return float(np.mean(values))

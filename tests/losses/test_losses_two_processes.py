@@ -8,9 +8,20 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 from distributed_helper import run_processes
+from torch.nn.functional import normalize
 
-from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, NTXentLoss, all_gather, group_nt_xent, is_distributed
+from monai_ssl.losses import (
+    ConstantZNCELoss,
+    InfoNCELoss,
+    NTXentLoss,
+    all_gather,
+    base_orthogonality,
+    group_nt_xent,
+    is_distributed,
+    overlap_prediction,
+)
 
+FORMULAS = ("paper", "released")
 BATCH, DIM = 6, 5
 
 
@@ -41,6 +52,15 @@ def grouped(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return group_nt_xent(a, b, groups, 0.2, gather_distributed=True)
 
 
+def placed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """VoCo's losses: one crop and three base crops an image, whose overlaps are the same in all images."""
+    bases = torch.stack([b, b.roll(1, 1), -b], 1)  # (B, 3, 4)
+    similarity = normalize(a, dim=1)[:, None] @ normalize(bases, dim=2).transpose(1, 2)
+    overlap = torch.tensor([0.7, 0.3, 0.0], dtype=a.dtype).expand_as(similarity)
+    parts = [overlap_prediction(similarity, overlap, name) + base_orthogonality(bases, name) for name in FORMULAS]
+    return parts[0] + 2 * parts[1]
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
@@ -50,6 +70,7 @@ def cases() -> dict:
         "info_nce": lambda a, b: InfoNCELoss(0.2)(a, b.detach(), queue),
         "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),
+        "overlap and orthogonality": placed,
         "whole-batch loss on every process": spread,
     }
 

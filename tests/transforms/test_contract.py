@@ -28,11 +28,17 @@ TRANSFORMS = {
     "window": lambda: T.RandomWindow((-1000, 1000), prob=0.7),
     "noise": lambda: T.RandomGaussianNoise((0.1, 0.2), prob=0.5),
     "cutout": lambda: T.RandomCutout(2, 0.3),
+    "intensity_map": lambda: T.RandomIntensityMap(prob=0.7),
+    "local_shuffle": lambda: T.RandomLocalShuffle(prob=0.7),
+    "painting": lambda: T.RandomPainting(),
+    "block_drop": lambda: T.RandomBlockDrop(share=(0.1, 0.3)),
+    "mirror": lambda: T.RandomMirror(prob=0.8),
     "fixed": lambda: T.IntensityStandardize(),
     "per_image": lambda: T.IntensityStandardize("per_image"),
     "chain": lambda: T.radiograph_views(12, noise_std=0.1, cutout_holes=1).chains[0],
 }
 RANDOM = [name for name in TRANSFORMS if name not in ("center", "fixed", "per_image", "chain")]
+CORRUPTIONS = ["intensity_map", "local_shuffle", "painting", "block_drop", "mirror"]
 SHAPES = [(6, 1, 40, 30), (6, 2, 14, 20, 18)]
 
 
@@ -144,9 +150,20 @@ def test_everything_stays_on_the_images_device(spatial_dims):
     params = views.draw(x.shape, device="meta")
     assert {value.device.type for own in params for value in own.values()} == {"meta"}
     assert [view.device.type for view in views.apply(x, params)] == ["meta", "meta"]
+    x = torch.rand(2, 1, *[16] * spatial_dims, device="meta")
+    for transform in (*[TRANSFORMS[name]() for name in CORRUPTIONS], T.RandomQuarterTurn()):
+        params = transform.draw(x.shape, device="meta")
+        assert {value.device.type for value in params.values()} == {"meta"}
+        assert transform.apply(x, params).device.type == "meta"
 
 
-@pytest.mark.parametrize("name", ["gamma", "blur", "blur_per_axis", "bias", "low_resolution", "window", "noise"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gamma", "blur", "blur_per_axis", "bias", "low_resolution", "window", "noise"),
+        *("intensity_map", "local_shuffle"),
+    ],
+)
 def test_accelerator_path_gives_the_same(name, monkeypatch):
     transform, x = TRANSFORMS[name](), images(SHAPES[0]) - 0.3
     params = transform.draw(x.shape, seeded(2))
@@ -203,6 +220,19 @@ def test_gpu_equals_cpu(name):
         (lambda: T.IntensityStandardize("global"), "mode"),
         (lambda: T.IntensityStandardize(std=0), "std"),
         (lambda: T.IntensityStandardize(mean=(0, 0))(torch.rand(1, 1, 8, 8)), "1 channels"),
+        (lambda: T.RandomIntensityMap(prob=2), "prob"),
+        (lambda: T.RandomIntensityMap(value_range=(1, 1)), "value_range"),
+        (lambda: T.RandomLocalShuffle(fraction=0), "fraction"),
+        (lambda: T.RandomLocalShuffle(coverage=1.1), "coverage"),
+        (lambda: T.RandomPainting(outer_share=-0.1), "outer_share"),
+        (lambda: T.RandomPainting(inner_sides=(0.5, 2)), "inner_sides"),
+        (lambda: T.RandomBlockDrop(share=(0.5, 0.1)), "share"),
+        (lambda: T.RandomBlockDrop(fill="mean"), "fill"),
+        (lambda: T.RandomMirror(rounds=0), "rounds"),
+        (lambda: T.RandomQuarterTurn(axis=3), "axis must be"),
+        (lambda: T.RandomQuarterTurn()(torch.rand(1, 1, 8, 9)), r"one length .* images \(8, 9\)"),
+        (lambda: T.RandomQuarterTurn(2)(torch.rand(1, 1, 8, 9, 9)), r"images \(8, 9, 9\) and axis 2"),
+        (lambda: T.grid_box_centers((8, 8), (1, 2, 2)), "grid"),
         (lambda: T.ViewChain([]), "at least one"),
         (lambda: T.MultiView([]), "at least one"),
         (lambda: T.c2l_views(8, spatial_dims=4), "spatial_dims"),

@@ -24,6 +24,7 @@ def seeded(seed=0):
         (lambda n: T.volume_views(16, "CT", n, limits_hu=(-1000, 1000), elastic=0.2), 2),
         (lambda n: T.volume_views(16, "MR", n, num_views=3, cutout_holes=2), 3),
         (lambda n: T.masked_views(16, n), 1),
+        (lambda n: T.whole_views(16, n), 1),
         (lambda n: T.volume_augmentation(16, "MR", n), 1),
     ],
 )
@@ -68,6 +69,17 @@ def test_each_modality_gets_its_own_physics():
 def test_clear_errors(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_whole_view_keeps_every_place_where_it_is():
+    views = T.whole_views((8, 16, 16), standardize=T.IntensityStandardize(mean=0, std=1))
+    across = torch.linspace(0, 1, 32).expand(4, 1, 12, 32, 32)  # left-right
+    (view,) = views(across, seeded())
+    assert view.shape == (4, 1, 8, 16, 16)
+    left, right = view[..., :4].mean((1, 2, 3, 4)), view[..., -4:].mean((1, 2, 3, 4))
+    assert (left < 0.35).all() and (right > 0.65).all()
+    still = T.whole_views((8, 16, 16), min_scale=1.0, rotation_deg=0.0, jitter=0.0)
+    torch.testing.assert_close(still(across, seeded(1))[0], still(across, seeded(2))[0])
 
 
 def test_without_strength_a_segmentation_gets_the_voxels_themselves():

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from weight_cases import SMALL_VIT, lived_in, saved, thin_resnet
 
 from monai_ssl.networks import build_encoder
-from monai_ssl.weights import describe_weights, load_encoder
+from monai_ssl.weights import describe_weights, load_encoder, save_encoder
 
 
 def test_it_says_what_the_file_is(tmp_path):
@@ -61,6 +61,21 @@ def test_its_code_runs(tmp_path, capsys, architecture, arguments):
     assert "100.0% of the net's encoder, 100.0% of the file" in capsys.readouterr().out
     x = torch.rand(1, 1, 32, 32)
     assert torch.equal(scope["encoder"].eval()(x), encoder(x)) and scope["net"].eval()(x).shape == (1, 2)
+
+
+@pytest.mark.parametrize("decoder", [{}, {"out_channels": 3}])
+def test_an_encoder_of_volumes(tmp_path, capsys, decoder):
+    arguments = {"channels": (4, 8), "strides": (2,), "num_res_units": 0}
+    encoder = build_encoder("unet", spatial_dims=3, **arguments, **decoder)
+    path = tmp_path / "encoder.safetensors"
+    facts = {"method": "SimMIM", "spacing_mm": [3.0, 1.0, 1.0], "patch_size": [16, 32, 32]}
+    save_encoder(encoder, path, facts, with_decoder=bool(decoder))
+    text = describe_weights(path)
+    assert "3D, 1 channel(s)" in text and "kernel 3 x 3 x 3" in text and ("decoder included" in text) == bool(decoder)
+    assert "3 x 1 x 1 mm" in text and "16 x 32 x 32" in text
+    scope: dict = {}
+    exec(textwrap.dedent(text[text.index("    from monai_ssl") : text.index("load_encoder also finds")]), scope)
+    assert "100.0% of the net's encoder, 100.0% of the file" in capsys.readouterr().out
 
 
 def test_files_of_others(tmp_path):

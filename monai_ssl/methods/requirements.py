@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What methods ask of their views and of their encoder, said plainly when it is not met."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from monai_ssl.networks import EncoderDecoder, ImageEncoder
+
+from .base import SSLMethod
+
+__all__ = ["check_decoder", "check_size", "check_view", "one_view"]
+
+
+def one_view(method: SSLMethod, views: list[Tensor]) -> Tensor:
+    """Return the only view.
+
+    Raises:
+        ValueError: there are several, or it does not fit the encoder, see :func:`check_view`.
+    """
+    if len(views) != 1:
+        raise ValueError(f"{type(method).__name__} takes one view of each image, got {len(views)}")
+    check_view(method, views[0])
+    return views[0]
+
+
+def check_view(method: SSLMethod, view: Tensor) -> None:
+    """Check the dimensions and channels of a view (B, C, *spatial).
+
+    Raises:
+        ValueError: they are not those that the method's encoder takes.
+    """
+    dims, channels = method.encoder.spatial_dims, method.encoder.in_channels
+    if view.ndim != dims + 2 or view.shape[1] != channels:
+        name, axes = type(method).__name__, "H, W" if dims == 2 else "D, H, W"
+        raise ValueError(f"{name} on a {dims}D encoder takes views (B, {channels}, {axes}), got {tuple(view.shape)}")
+
+
+def check_size(view: Tensor, divisor: tuple[int, ...]) -> None:
+    """Check that a view (B, C, *spatial) is a multiple of what the network shrinks it by.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if any(size % step for size, step in zip(view.shape[2:], divisor, strict=True)):
+        raise ValueError(f"the view's size {tuple(view.shape[2:])} must be a multiple of the network's {divisor}")
+
+
+def check_decoder(encoder: ImageEncoder, name: str) -> None:
+    """Check that an encoder has a decoder that gives images of as many channels as it takes.
+
+    Args:
+        encoder: to check.
+        name: of the method that needs it.
+
+    Raises:
+        ValueError: it has none, or one to another number of channels.
+    """
+    if not isinstance(encoder, EncoderDecoder):
+        raise ValueError(
+            f"{name} needs a network with a decoder (segresnet, dynunet, swinunetr, ...), not {encoder.architecture!r}"
+        )
+    if encoder.out_channels != encoder.in_channels:
+        raise ValueError(
+            f"the decoder must rebuild the image's {encoder.in_channels} channel(s), it has {encoder.out_channels}: "
+            f"build_encoder({encoder.architecture!r}, ..., out_channels={encoder.in_channels})"
+        )
