@@ -6,8 +6,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from distributed_helper import run_processes
+from ignite.engine import Events
 from monai.losses import DiceCELoss
 
+from monai_ssl.engines import PretrainTrainer
 from monai_ssl.evaluation import (
     Preprocessing,
     SegmentationMethod,
@@ -18,7 +21,7 @@ from monai_ssl.evaluation import (
 )
 from monai_ssl.evaluation.segmentation_method import _batch_dice
 from monai_ssl.networks import build_encoder
-from monai_ssl.transforms import volume_augmentation
+from monai_ssl.transforms import IntensityStandardize, MultiView, ViewChain, volume_augmentation
 from monai_ssl.weights import WeightsMismatchError, save_encoder
 
 TINY = {
@@ -105,6 +108,38 @@ def test_encoder_warmup_ends():
         after = encoder.net.state_dict()
         seen.append((not torch.equal(before[key], after[key]), not torch.equal(before[statistics], after[statistics])))
     assert seen == [(False, False), (False, False), (True, True), (True, True)]
+
+
+def warm_up_in_a_group(rank: int, world_size: int) -> list[float]:
+    """Train on other images in each process; return the encoder's sum after each step."""
+    torch.manual_seed(0)
+    method = SegmentationMethod(build_segmenter("segresnet", 2, **TINY["segresnet"]), encoder_warmup_steps=2)
+    images = [
+        {"image": b["views"][0], "label_map": b["label_map"][0]}
+        for b in (batch_of(seed=rank + 9 * n) for n in range(4))
+    ]
+    trainer = PretrainTrainer(
+        "cpu",
+        1,
+        images,
+        method,
+        torch.optim.SGD(method.groups(0.1)),
+        MultiView([ViewChain([IntensityStandardize(mean=0.0, std=1.0)])]),
+        precision="fp32",
+        channels_last=False,
+        find_unused_parameters=True,
+    )
+    sums = []
+    stem = dict(method.network.named_parameters())[method.encoder.stem_key]
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: sums.append(stem.double().sum().item()))
+    trainer.run()
+    return sums
+
+
+@pytest.mark.slow
+def test_an_encoder_that_wakes_up_learns_the_same_in_every_process():
+    first, second = run_processes(warm_up_in_a_group, timeout=400)
+    assert first == second and first[0] == first[1] and len(set(first)) == 3
 
 
 @pytest.mark.parametrize("architecture", ["segresnet", "dynunet"])
