@@ -11,7 +11,7 @@ from .plain_errors import explain_errors
 from .precision import PrecisionChoice, choose_precision
 from .pretrain import PretrainTrainer
 from .random_state import preserved_random_state
-from .schedules import StepSchedule, polynomial_schedule, step_schedule, warmup_cosine
+from .schedules import StepSchedule, polynomial_schedule, sawtooth_cosine, step_schedule, warmup_cosine
 from .stopping import TrainingStopped
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "polynomial_schedule",
     "preserved_random_state",
     "refuse_unknown_keys",
+    "sawtooth_cosine",
     "start_distributed",
     "step_schedule",
     "warmup_cosine",

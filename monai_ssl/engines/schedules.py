@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-__all__ = ["StepSchedule", "polynomial_schedule", "step_schedule", "warmup_cosine"]
+__all__ = ["StepSchedule", "polynomial_schedule", "sawtooth_cosine", "step_schedule", "warmup_cosine"]
 
 StepSchedule = Callable[[int, int], float]
 
@@ -72,6 +72,39 @@ def polynomial_schedule(
         warmup = _warmup_length(warmup_fraction, warmup_steps, total_steps)
         ramp = (step + 1) / warmup if step < warmup else 1.0
         return ramp * max(0.0, 1 - step / total_steps) ** power
+
+    return factor
+
+
+def sawtooth_cosine(
+    first_steps: int = 0, warmup_fraction: float = 0.0, *, warmup_steps: int | None = None, final_factor: float = 0.0
+) -> StepSchedule:
+    """One linear ramp for the steps in which only the new layers learn, then :func:`warmup_cosine` for all of them.
+
+    The rate starts again from near 0 when the pretrained layers begin to learn, so that their first updates are small
+    ("sawtooth" fine-tuning of Wald et al., *An OpenMind for 3D medical vision self-supervised learning*, ICCV 2025).
+
+    Args:
+        first_steps: steps of the first stage; 0 is :func:`warmup_cosine` alone.
+        warmup_fraction: of the second stage, see :func:`warmup_cosine`.
+        warmup_steps: likewise.
+        final_factor: likewise.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    >>> schedule = sawtooth_cosine(first_steps=2, warmup_steps=4)
+    >>> [schedule(step, 100) for step in range(6)]
+    [0.5, 1.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    if first_steps < 0:
+        raise ValueError(f"first_steps must be at least 0, got {first_steps}")
+    second = warmup_cosine(warmup_fraction, warmup_steps=warmup_steps, final_factor=final_factor)
+
+    def factor(step: int, total_steps: int) -> float:
+        if step < first_steps:
+            return (step + 1) / first_steps
+        return second(step - first_steps, max(1, total_steps - first_steps))
 
     return factor
 

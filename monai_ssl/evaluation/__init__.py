@@ -44,7 +44,7 @@ from .segmentation_card import (
     save_segmenter,
     sliding_window,
 )
-from .segmentation_data import LabelledVolumes, ZoomedPatch, read_size_for, segmentation_views
+from .segmentation_data import LabelledVolumes, read_size_for
 from .segmentation_handlers import BestSegmenter, SegmentationReportWriter
 from .segmentation_labels import SegmentationLabels, segmentation_labels
 from .segmentation_method import SegmentationMethod
@@ -91,7 +91,6 @@ __all__ = [
     "StartingPoint",
     "WeightAverage",
     "WholeVolume",
-    "ZoomedPatch",
     "build_segmenter",
     "class_weights",
     "classification_labels",
@@ -133,7 +132,6 @@ __all__ = [
     "segmentation_labels",
     "segmentation_png",
     "segmentation_report",
-    "segmentation_views",
     "set_classification_layer",
     "sliding_window",
     "write_label_map",

@@ -39,12 +39,12 @@ class ClassifierCard(ModelCard):
     Attributes:
         task: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         label_column: column or columns that the labels were read from.
-        max_side: longest side of the prepared images.
+        max_side: longest side of the prepared radiographs; None for volumes.
     """
 
     task: str
     label_column: str | list[str]
-    max_side: int
+    max_side: int | None = None
 
     kind: ClassVar[str] = "classifier"
 
@@ -54,8 +54,10 @@ class ClassifierCard(ModelCard):
         start: StartingPoint,
         labels: ClassificationLabels,
         preprocessing: Preprocessing,
-        max_side: int,
+        max_side: int | None,
         seed: int,
+        modality: str | None = None,
+        crop_foreground: bool = False,
     ) -> ClassifierCard:
         """Make the card of a training; call it after ``start.build``, which knows the lineage."""
         return cls(
@@ -68,6 +70,8 @@ class ClassifierCard(ModelCard):
             label_column=labels.label_column,
             preprocessing=preprocessing.to_dict(),
             max_side=max_side,
+            modality=modality,
+            crop_foreground=crop_foreground,
             mode=start.mode,
             lineage=list(start.lineage),
             label_fraction=labels.label_fraction,

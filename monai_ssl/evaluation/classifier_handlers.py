@@ -121,6 +121,8 @@ class ClassifierReportWriter(_Collected):
             facts,
             groups=self.groups[index],
             title=self.name.removesuffix("_report"),
+            noun=card.noun,
+            seen=card.prepared().describe(),
             resamples=self.resamples,
         )
         path = self.report.save(self.output_dir, self.name)
@@ -166,7 +168,7 @@ class PredictionWriter(_Collected):
                 "weights_sha256": card.weights_sha256,
             },
             "preprocessing": card.preprocessing,
-            "images": [
+            card.noun: [
                 {
                     "path": paths[row],
                     "probabilities": dict(zip(names, (round(float(value), 6) for value in p), strict=True)),
@@ -178,7 +180,7 @@ class PredictionWriter(_Collected):
         }
         with atomic_file(self.path) as file:
             file.write(json.dumps(content, indent=1).encode())
-        print(f"{len(index)} images classified, {len(self.store.refused)} refused: {self.path}", flush=True)
+        print(f"{len(index)} {card.noun} classified, {len(self.store.refused)} refused: {self.path}", flush=True)
 
 
 def _decision(probabilities: np.ndarray, names: Sequence[str], multilabel: bool) -> str | list[str]:

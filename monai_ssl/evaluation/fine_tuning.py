@@ -13,7 +13,16 @@ from torch import nn
 
 from monai_ssl.evaluation.probes import LinearProbe
 from monai_ssl.networks import ImageEncoder
-from monai_ssl.transforms import IntensityStandardize, MultiView, radiograph_views
+from monai_ssl.transforms import (
+    IntensityStandardize,
+    MultiView,
+    RandomBrightnessContrast,
+    RandomCenterResample,
+    RandomGamma,
+    RandomGaussianNoise,
+    ViewChain,
+    radiograph_views,
+)
 
 __all__ = [
     "WeightAverage",
@@ -119,26 +128,35 @@ def fine_tuning_views(
     size: int | Sequence[int],
     spatial_dims: int = 2,
     strength: float = 1.0,
-    flip_prob: float = 0.5,
+    flip_prob: float | Sequence[float] = 0.5,
     standardize: IntensityStandardize | None = None,
+    fit: str = "stretch",
 ) -> MultiView:
     """Return one randomly changed view of each image, lighter than the views of pretraining.
 
     At strength 1: half of the image's area or more, a turn of up to 10 degrees, brightness, contrast and gamma within
     20 %, a left-right mirror; no blur. A class must survive the change, so a view keeps most of the image.
 
+    Of volumes, and of images that are not stretched, a view keeps nearly all that the evaluation sees: what decides
+    may be small and at the edge, and its size in mm may count. At strength 1 the box of ``fit`` is zoomed within 10 %
+    and moved by up to 5 % of its sides, volumes are turned within their slices, and half get noise of up to 2 % of the
+    grey range.
+
     Args:
         size: side(s) of the view in pixels.
         spatial_dims: 2 or 3.
         strength: scales all of it but the mirror; 0 only mirrors, 2 is as strong as crops of any size.
-        flip_prob: of the mirror; 0 keeps the side of the heart.
+        flip_prob: of the mirror, one number for left-right or one for each axis; 0 keeps the side of the heart.
         standardize: what the encoder was trained with; None: the package's common one.
+        fit: see :class:`monai_ssl.transforms.CenterResample`; that of the evaluation.
 
     Raises:
         ValueError: the strength is outside [0, 2).
     """
     if not 0 <= strength < 2:
         raise ValueError(f"the strength of the augmentation must be in [0, 2), got {strength}")
+    if spatial_dims == 3 or fit != "stretch":
+        return _whole_views(size, fit, strength, flip_prob, standardize)
     return radiograph_views(
         size if isinstance(size, int) else tuple(size),
         spatial_dims,
@@ -152,6 +170,24 @@ def fine_tuning_views(
         standardize=standardize,
         num_views=1,
     )
+
+
+def _whole_views(
+    size: int | Sequence[int],
+    fit: str,
+    strength: float,
+    flip_prob: float | Sequence[float],
+    standardize: IntensityStandardize | None,
+) -> MultiView:
+    """One view that keeps nearly all that the evaluation sees, see ``fine_tuning_views``."""
+    zoom, jitter, gamma = 1 + 0.1 * strength, min(0.2 * strength, 0.9), 1 + 0.2 * strength
+    box = RandomCenterResample(size, fit, (1 / zoom, zoom), 0.05 * strength, 10 * strength, flip_prob)
+    changes = [
+        RandomBrightnessContrast(jitter, jitter, 0.8),
+        RandomGamma((1 / gamma, gamma), 0.5),
+        RandomGaussianNoise((0.0, 0.02 * strength), 0.5),
+    ]
+    return MultiView([ViewChain([box, *(changes if strength else []), standardize or IntensityStandardize()])])
 
 
 def class_weights(labels: np.ndarray, num_classes: int, power: float = 0.5) -> torch.Tensor:

@@ -37,6 +37,8 @@ class ModelCard:
         in_channels: likewise.
         class_names: names of the classes, in order.
         preprocessing: see :class:`monai_ssl.evaluation.Preprocessing`.
+        modality: of the volumes whose files do not say theirs, or None.
+        crop_foreground: whether volumes are cropped to the body before they reach the network.
         mode: how it was trained.
         lineage: earlier training stages, oldest first.
         label_fraction: share or number of the labelled training images.
@@ -55,6 +57,8 @@ class ModelCard:
     in_channels: int
     class_names: list[str]
     preprocessing: dict[str, Any]
+    modality: str | None = None
+    crop_foreground: bool = False
     mode: str = ""
     lineage: list[dict[str, Any]] = field(default_factory=list)
     label_fraction: float = 1.0
@@ -68,6 +72,11 @@ class ModelCard:
 
     kind: ClassVar[str] = "model"
     """What the network is, in a word, as messages and ``model.json`` call it."""
+
+    @property
+    def noun(self) -> str:
+        """What is looked at, in a word: "images" or "volumes"."""
+        return "volumes" if self.spatial_dims == 3 else "images"
 
     @property
     def lineage_in_words(self) -> str:
@@ -142,7 +151,8 @@ def read_model_card(path: str | os.PathLike, card_class: type[Card]) -> Card:
         kind = values.pop("kind", "classifier")  # the first cards were classifiers' and did not say so
         if kind != card_class.kind:
             raise WeightsFileError(f"{card} describes a {kind}, not a {card_class.kind}: use the bundle it was made by")
-        return card_class(**{name.name: values[name.name] for name in fields(card_class)})
+        known = {entry.name for entry in fields(card_class)}  # older cards lack some that have a default
+        return card_class(**{name: value for name, value in values.items() if name in known})
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no {card.name} beside {path}: a {card_class.kind} is {Path(path).name} and {card.name} "

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ from monai_ssl.data.store import ImageStore
 from monai_ssl.transforms import IntensityStandardize, ViewChain, evaluation_view
 
 __all__ = ["Preprocessing"]
+
+logger = logging.getLogger(__name__)
 
 _GEOMETRY = ("spacing_mm", "orientation")
 
@@ -105,6 +108,24 @@ class Preprocessing:
         """Return the policy that images are to be prepared by, or None if it is not known."""
         return policy_from_dict(self.policy) if self.policy else None
 
+    def describe(self) -> str:
+        """Say in a few words what of an image the network sees.
+
+        >>> Preprocessing((24, 96, 96), fit="native", spacing_mm=(3.0, 0.75, 0.75)).describe()
+        'the middle of 24 x 96 x 96 voxels as they are, at 3 x 0.75 x 0.75 mm'
+        """
+        sides, unit = " x ".join(map(str, self.image_size)), "voxels" if len(self.image_size) == 3 else "pixels"
+        ways = {
+            "stretch": f"the whole, stretched to {sides} {unit}",
+            "pad": f"the whole in its proportions, padded to {sides} {unit}",
+            "crop": f"as much as {sides} {unit} hold of it in its proportions",
+            "native": f"the middle of {sides} {unit} as they are",
+        }
+        if unit == "pixels":
+            return ways[self.fit]
+        spacing = "each volume's own spacing" if self.spacing_mm is None else shown_spacing(self.spacing_mm)
+        return f"{ways[self.fit]}{', at' if self.fit == 'native' else ', from voxels of'} {spacing}"
+
     def standardize(self) -> IntensityStandardize:
         """Return the standardisation, for any chain of transforms."""
         return IntensityStandardize(self.standardize_mode, self.mean, self.std)
@@ -148,7 +169,13 @@ class Preprocessing:
                 "the weights were trained on images of another intensity policy than these were prepared by "
                 f"({told}); prepare them again with the weights' policy"
             )
-        return replace(self, policy=policy, **self._geometry_of(store))
+        found = replace(self, policy=policy, **self._geometry_of(store))
+        if found.fit == "native" and len(found.image_size) == 3 and found.spacing_mm is None:
+            logger.warning(
+                "fit 'native' without spacing_mm: volumes keep their own voxels, so %s of them are not equally large",
+                " x ".join(map(str, found.image_size)),
+            )
+        return found
 
     def _geometry_of(self, store: ImageStore) -> dict[str, Any]:
         spacing, orientation = store.recipe.get("spacing_mm"), store.recipe.get("orientation")

@@ -37,11 +37,13 @@ class ClassifierReport:
             binary. Every row carries the :class:`RunFacts`.
         confusion: the confusion matrix as ``{"columns": [...], "rows": [[name, count, ...], ...]}``.
         title: what was evaluated, for example "test".
+        noun: what was classified, in a word.
     """
 
     rows: list[dict[str, Any]]
     confusion: dict[str, list]
     title: str
+    noun: str = "images"
 
     @property
     def auc(self) -> float:
@@ -62,14 +64,15 @@ class ClassifierReport:
         """Return the report as two tables and the facts of the run."""
         first = self.rows[0]
         confidence = f"{first['confidence']:.0%}"
-        unit = "patients" if first["by_patient"] else "images"
+        unit = "patients" if first["by_patient"] else self.noun
         lines = [
             f"# Classification report: {self.title}",
             "",
             f"Area under the ROC curve with its {confidence} bootstrap interval ({first['resamples']} resamples of "
             f"{unit}); sensitivity and specificity {_rule_words(self.rows)}.",
+            *(["", f"The network sees {first['seen']}."] if first["seen"] else []),
             "",
-            "| class | images with | without | AUC | interval | sensitivity | specificity |",
+            f"| class | {self.noun} with | without | AUC | interval | sensitivity | specificity |",
             "|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
@@ -99,6 +102,8 @@ def classifier_report(
     *,
     groups: Sequence | None = None,
     title: str = "test",
+    noun: str = "images",
+    seen: str = "",
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -112,6 +117,8 @@ def classifier_report(
         facts: of the run.
         groups: ``(N,)`` patients: whole patients are resampled.
         title: what was evaluated.
+        noun: what was classified, in a word.
+        seen: what of an image the network sees, see :meth:`monai_ssl.evaluation.Preprocessing.describe`.
         resamples: of the bootstrap.
         confidence: of the intervals.
         seed: of the bootstrap.
@@ -131,7 +138,8 @@ def classifier_report(
     def overall(labels: np.ndarray, scores: np.ndarray) -> float:
         return area_under_roc(labels, scores, class_names=class_names)
 
-    common = {"confidence": confidence, "resamples": resamples, "by_patient": groups is not None, **asdict(facts)}
+    common = {"confidence": confidence, "resamples": resamples, "by_patient": groups is not None, "seen": seen}
+    common |= asdict(facts)
     decided, known, truth = _decisions(y, p, multilabel)
     binary = not multilabel and p.shape[1] == 2
     columns = slice(1, 2) if binary else slice(None)
@@ -146,7 +154,7 @@ def classifier_report(
     for k, name in enumerate([] if binary else class_names):
         area = bounded_value("auc", lambda a, b, k=k: roc_per_class(a, b)[k], y, p, **options)
         rows.append({"class": str(name), **_counts(truth, known, decided, slice(k, k + 1)), **area, **common})
-    return ClassifierReport(rows, _confusion(y, truth, known, decided, class_names), title)
+    return ClassifierReport(rows, _confusion(y, truth, known, decided, class_names), title, noun)
 
 
 def _decisions(y: np.ndarray, p: np.ndarray, multilabel: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,14 +35,10 @@ class SegmenterCard(ModelCard):
 
     Attributes:
         label_values: for each class the values that meant it in the label maps of the training.
-        modality: of the volumes whose files do not say theirs, or None.
-        crop_foreground: whether volumes are cropped to the body before they reach the network.
         overlap: of neighbouring windows, in [0, 1).
     """
 
     label_values: list[list[int]]
-    modality: str | None = None
-    crop_foreground: bool = False
     overlap: float = 0.5
 
     kind: ClassVar[str] = "segmenter"
@@ -160,7 +156,7 @@ def find_segmenter(folders: Sequence[str | os.PathLike], name: str = "model.pt")
 def open_unlabelled_volumes(
     dataset_dir: str | os.PathLike | None,
     cache_dir: str | os.PathLike,
-    card: SegmenterCard,
+    card: ModelCard,
     modality: str | None = None,
     num_workers: int | None = None,
     progress: bool = True,
@@ -170,7 +166,7 @@ def open_unlabelled_volumes(
     Args:
         dataset_dir: folder of volumes, DICOM, NIfTI, NRRD or MetaImage; None: the embedded example data.
         cache_dir: for the index and the store.
-        card: of the network.
+        card: of the network, whatever its task.
         modality: of files that do not say theirs; None: the training's.
         num_workers: processes; None: all CPUs.
         progress: show progress bars.

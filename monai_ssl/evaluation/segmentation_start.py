@@ -91,6 +91,7 @@ class SegmentationStart(StartingPoint):
     """
 
     modes: ClassVar[tuple[str, str, str]] = ("frozen", "finetune", "scratch")
+    other_names: ClassVar[dict[str, str]] = {}
     default_architecture: ClassVar[str] = "segresnet"
     default_size: ClassVar[int] = 96
 
@@ -125,9 +126,7 @@ class SegmentationStart(StartingPoint):
         theirs = network.get("architecture", "")
         if theirs.startswith("resnet") and architecture in (None, "flexibleunet"):
             return "flexibleunet", dict(network_args or {"backbone": theirs})
-        name, arguments = super().choose_network(network, architecture, network_args)
-        arguments.pop("out_channels", None)  # the classes decide
-        return name, arguments
+        return super().choose_network(network, architecture, network_args)
 
     def build(self, num_classes: int) -> EncoderDecoder:
         """Build the network, load the weights and, in the mode ``"frozen"``, freeze the encoder.

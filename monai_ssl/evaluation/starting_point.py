@@ -27,8 +27,8 @@ class StartingPoint:
     """The network and its start, from the mode and a file of encoder weights.
 
     Args:
-        mode: ``"linear"`` (frozen encoder; without weights a random one), ``"finetune"`` (needs weights), ``"scratch"``
-            (takes none), or None: finetune with weights, else scratch.
+        mode: ``"linear"`` or ``"frozen"`` (a linear layer on the frozen encoder; without weights a random one),
+            ``"finetune"`` (needs weights), ``"scratch"`` (takes none), or None: finetune with weights, else scratch.
         encoder_weights: a file of :func:`monai_ssl.weights.save_encoder`, or a local ImageNet checkpoint.
         architecture: None: the one the weights are of, else ``"resnet18"``.
         network_args: further arguments of the network; None: the ones the weights are of.
@@ -37,6 +37,8 @@ class StartingPoint:
         in_channels: likewise.
         channel_policy: for an ImageNet checkpoint, see :func:`monai_ssl.weights.load_imagenet_weights`.
         spacing_mm: of volumes, one distance or one for each axis; None: what the weights were trained at, if they say.
+        fit: how whole images are brought to ``image_size``, see :class:`monai_ssl.transforms.CenterResample`; None: as
+            the weights say, else ``"stretch"``.
 
     Attributes:
         manifest: of the weights, or None.
@@ -54,6 +56,9 @@ class StartingPoint:
     modes: ClassVar[tuple[str, str, str]] = MODES
     """The frozen encoder's, then ``"finetune"`` and ``"scratch"``."""
 
+    other_names: ClassVar[dict[str, str]] = {"frozen": "linear"}
+    """Other words for a mode."""
+
     default_architecture: ClassVar[str] = "resnet18"
     default_size: ClassVar[int] = 128
 
@@ -68,9 +73,11 @@ class StartingPoint:
         in_channels: int = 1,
         channel_policy: str = "sum",
         spacing_mm: float | Sequence[float] | None = None,
+        fit: str | None = None,
     ) -> None:
         frozen = self.modes[0]
         mode = mode or ("finetune" if encoder_weights else "scratch")
+        mode = self.other_names.get(mode, mode)
         if mode not in self.modes:
             raise ValueError(f"mode must be one of {', '.join(self.modes)}, got {mode!r}")
         if mode == "finetune" and not encoder_weights:
@@ -86,7 +93,7 @@ class StartingPoint:
         self.architecture, self.network_args = self.choose_network(network, architecture, network_args)
         self.spatial_dims = network.get("spatial_dims", spatial_dims)
         self.in_channels = network.get("in_channels", in_channels)
-        self.preprocessing = self._preprocessing(self._all_sides(image_size), spacing_mm)
+        self.preprocessing = self._preprocessing(self._all_sides(image_size), spacing_mm, fit)
         self.lineage: tuple[dict[str, Any], ...] = ()
         self.report: LoadReport | None = None
         if mode == frozen and not encoder_weights:
@@ -104,7 +111,9 @@ class StartingPoint:
         """
         name = architecture or network.get("architecture", self.default_architecture)
         same = name == network.get("architecture")
-        return name, dict(network_args or (network["arguments"] if same else {}))
+        arguments = dict(network_args or (network["arguments"] if same else {}))
+        arguments.pop("out_channels", None)  # of the decoder that the weights were trained with: the classes decide
+        return name, arguments
 
     def build(self, num_classes: int) -> nn.Module:
         """Build the classifier and load the weights; torch's global generator makes the rest.
@@ -133,11 +142,15 @@ class StartingPoint:
             logger.info("%s", self.report)
         return net
 
-    def _preprocessing(self, size: tuple[int, ...] | None, spacing_mm: float | Sequence[float] | None) -> Preprocessing:
+    def _preprocessing(
+        self, size: tuple[int, ...] | None, spacing_mm: float | Sequence[float] | None, fit: str | None
+    ) -> Preprocessing:
         if self.manifest:
             found = Preprocessing.from_manifest(self.manifest, size)
         else:
             found = Preprocessing(size or (self.default_size,) * self.spatial_dims)
+        if fit is not None:
+            found = Preprocessing.from_dict({**found.to_dict(), "fit": fit})
         if spacing_mm is None:
             return found
         wanted = checked_spacing(spacing_mm, self.spatial_dims)
@@ -158,8 +171,8 @@ class StartingPoint:
         return sides
 
     def complete_args(self) -> dict[str, Any]:
-        """Return the network's further arguments; a ViT is built for the size that images will have here."""
-        if self.architecture != "vit":
+        """Return the network's further arguments; vision transformers are built for the size that images have here."""
+        if self.architecture not in ("vit", "unetr"):
             return self.network_args
         return {**self.network_args, "img_size": list(self.preprocessing.image_size)}
 

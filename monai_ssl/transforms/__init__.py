@@ -19,6 +19,7 @@ from monai_ssl.transforms.block_mask import (
 )
 from monai_ssl.transforms.blur import RandomGaussianBlur
 from monai_ssl.transforms.box_mask import boxes_to_mask
+from monai_ssl.transforms.center_resample import CenterResample, RandomCenterResample
 from monai_ssl.transforms.crop_grid import box_overlap, cut_boxes, draw_box_centers, grid_box_centers
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
@@ -30,7 +31,7 @@ from monai_ssl.transforms.noise import RandomGaussianNoise
 from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
-from monai_ssl.transforms.resample import CenterResample, RandomResample
+from monai_ssl.transforms.resample import RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
 from monai_ssl.transforms.views import MultiView, ViewChain
@@ -51,6 +52,7 @@ __all__ = [
     "RandomBiasField",
     "RandomBlockDrop",
     "RandomBrightnessContrast",
+    "RandomCenterResample",
     "RandomCutout",
     "RandomGamma",
     "RandomGaussianBlur",

@@ -17,22 +17,24 @@ GREATEST_SHARE = 0.4
 BEYOND = 3  # control points of an axis are its cells and 3 more: a cubic B-spline reaches over 4 points
 
 
-def spread(lattice: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+def spread(lattice: torch.Tensor, size: Sequence[int], first: slice = slice(None)) -> torch.Tensor:
     """Evaluate uniform cubic B-splines at all pixel centres.
 
     Args:
         lattice: (B, C, *lattice) coefficients. An axis with m of them is divided into m - 3 cells; coefficient i sits
             i - 1 cells from the outer edge of the first pixel.
         size: pixels along each axis.
+        first: which part of the first axis to evaluate.
 
     Returns:
-        (B, C, *size).
+        (B, C, *size), the first axis being that part of it.
 
     >>> spread(torch.full((1, 1, 5, 6), 2.0), (3, 7)).sub(2).abs().max() < 1e-6
     tensor(True)
     """
     for axis, length in enumerate(size, start=2):
         weights = _weights(lattice.shape[axis] - BEYOND, length, lattice)  # (m, length)
+        weights = weights[:, first] if axis == 2 else weights
         lattice = (lattice.movedim(axis, -1) @ weights).movedim(-1, axis)
     return lattice
 

@@ -9,10 +9,11 @@ statistics would undo the brightness and contrast changes.
 from __future__ import annotations
 
 from monai_ssl.transforms.blur import RandomGaussianBlur
+from monai_ssl.transforms.center_resample import CenterResample
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
 from monai_ssl.transforms.noise import RandomGaussianNoise
-from monai_ssl.transforms.resample import CenterResample, RandomResample
+from monai_ssl.transforms.resample import RandomResample
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.views import MultiView, ViewChain
 

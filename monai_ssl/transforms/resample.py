@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crop, turn, mirror and scale as one interpolation: the random view geometry, and the fixed one for evaluation."""
+"""Crop, turn, mirror and scale as one interpolation: the random geometry of views."""
 
 from __future__ import annotations
 
@@ -68,6 +68,44 @@ def _extent_of(shape: Sequence[int], extent: torch.Tensor | None, device: torch.
     return extent.to(device)
 
 
+def _not_negative(**values: float) -> tuple[float, ...]:
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
+    return tuple(float(value) for value in values.values())
+
+
+def _checked_flips(flip_prob: float | Sequence[float]) -> float | tuple[float, ...]:
+    if isinstance(flip_prob, (int, float)):
+        return check_prob("flip_prob", flip_prob)
+    return tuple(check_prob("flip_prob", p) for p in flip_prob)
+
+
+def _drawn_pose(
+    batch: int,
+    n: int,
+    rotation_deg: float,
+    flip_prob: float | tuple[float, ...],
+    in_plane: bool,
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Params:
+    """Draw ``angle_deg`` and ``flip`` and, in 3D, the ``axis`` of the turn."""
+    probs = (0.0,) * (n - 1) + (flip_prob,) if isinstance(flip_prob, float) else flip_prob
+    if len(probs) != n:
+        raise ValueError(f"flip_prob {flip_prob} must be one number or one for each of {n} axes")
+    params = {
+        "angle_deg": uniform((batch,), -rotation_deg, rotation_deg, generator, device),
+        "flip": torch.stack([chance(batch, p, generator, device) for p in probs], 1),
+    }
+    if n == 3 and in_plane:
+        params["axis"] = torch.tensor([1.0, 0.0, 0.0], device=device).expand(batch, 3)
+    elif n == 3:
+        axis = torch.randn(batch, 3, generator=generator, device=device)
+        params["axis"] = torch.nn.functional.normalize(axis, dim=1)
+    return params
+
+
 class RandomResample(_BoxTransform):
     """Random resized crop, rotation, flips and shift in one anti-aliased interpolation.
 
@@ -126,15 +164,8 @@ class RandomResample(_BoxTransform):
         super().__init__(size, padding)
         self.scale = check_range("scale", scale, 1e-6, 1.0)
         self.ratio = check_range("ratio", ratio, 1e-3)
-        if rotation_deg < 0 or translate < 0:
-            raise ValueError(f"rotation_deg ({rotation_deg}) and translate ({translate}) must not be negative")
-        self.rotation_deg = float(rotation_deg)
-        self.flip_prob = (
-            check_prob("flip_prob", flip_prob)
-            if isinstance(flip_prob, (int, float))
-            else tuple(check_prob("flip_prob", p) for p in flip_prob)
-        )
-        self.translate = float(translate)
+        self.rotation_deg, self.translate = _not_negative(rotation_deg=rotation_deg, translate=translate)
+        self.flip_prob = _checked_flips(flip_prob)
         self.zoom = None if zoom is None else check_range("zoom", zoom, 1e-3)
         self.in_plane = bool(in_plane)
         if not 0 <= elastic <= GREATEST_SHARE or elastic_cells < 1:
@@ -172,27 +203,14 @@ class RandomResample(_BoxTransform):
             "center": center,
             "crop": crop,
             "extent": extent,
-            "angle_deg": uniform((batch,), -self.rotation_deg, self.rotation_deg, generator, device),
-            "flip": torch.stack([chance(batch, p, generator, device) for p in self._flip_probs(n)], 1),
+            **_drawn_pose(batch, n, self.rotation_deg, self.flip_prob, self.in_plane, generator, device),
         }
-        if n == 3 and self.in_plane:
-            params["axis"] = sides.new_tensor([1.0, 0.0, 0.0]).expand(batch, 3)
-        elif n == 3:
-            axis = torch.randn(batch, 3, generator=generator, device=device)
-            params["axis"] = torch.nn.functional.normalize(axis, dim=1)
         if self.elastic:
             share = uniform((batch, n, *[self.elastic_cells + BEYOND] * n), -1, 1, generator, device)
             share *= per_sample(uniform((batch,), 0, self.elastic, generator, device), share.ndim)
             cell = sides.new_tensor([0.0 if self.in_plane and n == 3 and i == 0 else m for i, m in enumerate(size)])
             params["elastic"] = share * (cell / self.elastic_cells).view(-1, *[1] * n)
         return params
-
-    def _flip_probs(self, n: int) -> tuple[float, ...]:
-        if isinstance(self.flip_prob, float):
-            return (0.0,) * (n - 1) + (self.flip_prob,)
-        if len(self.flip_prob) != n:
-            raise ValueError(f"flip_prob {self.flip_prob} must be one number or one for each of {n} axes")
-        return self.flip_prob
 
     def _draw_zoomed(self, sides: torch.Tensor, size: Sequence[int], generator: torch.Generator | None) -> torch.Tensor:
         """(B, n) sides of a box whose pixels are the image's, magnified by ``zoom``."""
@@ -222,47 +240,3 @@ class RandomResample(_BoxTransform):
         first = fits.float().argmax(1)
         crop = tries.gather(1, first[:, None, None].expand(-1, 1, n)).squeeze(1).minimum(sides)
         return torch.where(fits.any(1, keepdim=True), crop, rest)
-
-
-class CenterResample(_BoxTransform):
-    """The whole image brought to one size, without chance: for evaluation and inference.
-
-    Args:
-        size: side(s) of the result in pixels; one number for all axes.
-        fit: "stretch" scales each axis on its own; "pad" keeps the aspect ratio and fills in zeros at both ends of the
-            shorter side; "crop" keeps the aspect ratio and cuts off both ends of the longer one.
-    """
-
-    def __init__(self, size: int | Sequence[int], fit: str = "stretch") -> None:
-        super().__init__(size, "zeros" if fit == "pad" else "border")
-        if fit not in ("stretch", "pad", "crop"):
-            raise ValueError(f'fit must be "stretch", "pad" or "crop", not {fit!r}')
-        self.fit = fit
-
-    def draw(
-        self,
-        shape: Sequence[int],
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        extent: torch.Tensor | None = None,
-    ) -> Params:
-        """The same keys as :class:`RandomResample`, without chance."""
-        device = drawing_device(generator, device)
-        size = self.output_shape(shape)[2:]
-        extent = _extent_of(shape, extent, device)
-        sides = extent.float()
-        crop = sides
-        if self.fit != "stretch":
-            target = torch.tensor(size, dtype=torch.float32, device=device)
-            shrink = sides / target
-            crop = (shrink.amax(1) if self.fit == "pad" else shrink.amin(1))[:, None] * target
-        params = {
-            "center": sides / 2,
-            "crop": crop,
-            "extent": extent,
-            "angle_deg": sides.new_zeros(shape[0]),
-            "flip": torch.zeros_like(extent, dtype=torch.bool),
-        }
-        if len(size) == 3:
-            params["axis"] = sides.new_tensor([1.0, 0.0, 0.0]).expand(shape[0], 3)
-        return params

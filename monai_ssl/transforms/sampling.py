@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
@@ -17,7 +18,13 @@ from torch.nn import functional as F
 from monai_ssl.transforms.base import Params, parts_of, take
 from monai_ssl.transforms.free_form import spread
 from monai_ssl.transforms.pyramid import AveragePyramid
-from monai_ssl.transforms.volume_sampling import MOST_ROWS, ROUNDING, sample_anywhere, sample_within_slices
+from monai_ssl.transforms.volume_sampling import (
+    MOST_ROWS,
+    ROUNDING,
+    sample_anywhere,
+    sample_within_slices,
+    slab_slices,
+)
 
 # A level may leave at most 2**0.75 = 1.68 source pixels between neighbouring samples along an axis.
 _LEVEL_SLACK = 0.75
@@ -157,11 +164,12 @@ class _Places:
             return False
         return not (self.matrix[:, 0, 1:].any() or self.matrix[:, 1:, 0].any())
 
-    def grid(self, axes: Sequence[int] | None = None) -> torch.Tensor:
+    def grid(self, axes: Sequence[int] | None = None, first: slice = slice(None)) -> torch.Tensor:
         """Coordinates in ``grid_sample``'s unit (``align_corners=False``), innermost axis first.
 
         Args:
             axes: output axes to go along, all by default; along the others the coordinates are those of the middle.
+            first: which part of the first axis to go along.
 
         Returns:
             (B, n, *size), of size 1 along the axes left out.
@@ -172,10 +180,11 @@ class _Places:
         total = self._placed(self.center)
         for j in range(n) if axes is None else axes:
             k = torch.arange(size[j], dtype=torch.float32, device=steps.device) + (0.5 - size[j] / 2)
-            axis = [size[j] if i == j else 1 for i in range(n)]
+            k = k[first] if j == 0 else k
+            axis = [len(k) if i == j else 1 for i in range(n)]
             total = total + (steps[:, :, j, None] * k).view(-1, n, *axis)
         if self.elastic is not None:
-            total += spread(torch.einsum("bij,bj...->bi...", steps, self.elastic), size)
+            total += spread(torch.einsum("bij,bj...->bi...", steps, self.elastic), size, first)
         return total
 
     def beyond(self, grid: torch.Tensor) -> torch.Tensor:
@@ -193,17 +202,17 @@ class _Places:
         torch.maximum(grid, self._placed(0.5 * self._pooled), out=grid)
         return torch.minimum(grid, self._placed((whole - 0.5 - nudge) * self._pooled), out=grid)
 
-    @property
+    @cached_property
     def _pooled(self) -> torch.Tensor:
         """(B, n) source pixels per pixel of the level."""
         return 2.0**self.level
 
-    @property
+    @cached_property
     def _length(self) -> torch.Tensor:
         """(B, n) pixels of the level's canvas."""
         return torch.stack([(n / self._pooled[:, i]).floor() for i, n in enumerate(self.spatial)], 1)
 
-    @property
+    @cached_property
     def _unit(self) -> torch.Tensor:
         """(B, n) of a source pixel in grid_sample's unit, where -1 and 1 are the outer edges of the level's canvas."""
         return 2 / (self._pooled * self._length)
@@ -215,23 +224,29 @@ class _Places:
 
 def _sample(source: torch.Tensor, places: _Places, interpolation: str, padding: str) -> torch.Tensor:
     """Sample (B, C, *spatial) at ``places``."""
-    beyond = []  # of each grid, whether a place is beyond the image along one of the coordinates it decides
-    if source.device.type == "cpu" and places.within_slices():
+    on_cpu = source.device.type == "cpu"
+    if on_cpu and places.within_slices():
         line, plane = places.grid([0]), places.grid([1, 2])
-        if padding == "zeros":
-            beyond = [places.beyond(line)[:, 2:], places.beyond(plane)[:, :2]]
+        beyond = [places.beyond(line)[:, 2:], places.beyond(plane)[:, :2]] if padding == "zeros" else []
         line, plane = places.inside(line)[:, 2, :, 0, 0], places.inside(plane)[:, :2, 0]
-        sampled = sample_within_slices(source, line, plane, interpolation)
-    else:
-        grid = places.grid()
-        if padding == "zeros":
-            beyond = [places.beyond(grid)]
-        grid = places.inside(grid)
-        if source.device.type == "cpu" and source.ndim == 5:
-            sampled = sample_anywhere(source, grid, interpolation)
-        else:
-            grid = grid.movedim(1, -1).to(source.dtype)  # (B, n, *size) -> (B, *size, n), a view
-            sampled = F.grid_sample(source, grid, interpolation, "border", align_corners=False)
+        return _blank(sample_within_slices(source, line, plane, interpolation), beyond)
+    if on_cpu and source.ndim == 5:
+        out = source.new_empty(*source.shape[:2], *places.size)
+        # Some slices at once, whose coordinates stay within the processor's cache.
+        for start in range(0, places.size[0], count := slab_slices(places.size)):
+            grid = places.grid(first=slice(start, start + count))
+            beyond = [places.beyond(grid)] if padding == "zeros" else []
+            sampled = sample_anywhere(source, places.inside(grid), interpolation)
+            out[:, :, start : start + count] = _blank(sampled, beyond)
+        return out
+    grid = places.grid()
+    beyond = [places.beyond(grid)] if padding == "zeros" else []
+    grid = places.inside(grid).movedim(1, -1).to(source.dtype)  # (B, n, *size) -> (B, *size, n), a view
+    return _blank(F.grid_sample(source, grid, interpolation, "border", align_corners=False), beyond)
+
+
+def _blank(sampled: torch.Tensor, beyond: list[torch.Tensor]) -> torch.Tensor:
+    """Fill in 0 where a place is beyond the image along any of the coordinates, in place."""
     for some in beyond:
         sampled.masked_fill_(some.any(1, keepdim=True), 0)
     return sampled

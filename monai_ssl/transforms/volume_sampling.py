@@ -12,13 +12,20 @@ Two routes, both one linear interpolation along each axis, as ``grid_sample`` on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
-_SLAB_ELEMENTS = 1 << 17  # of the output: its coordinates and temporaries stay within the processor's cache
+_SLAB_ELEMENTS = 1 << 18  # of the output: its coordinates and temporaries stay within the processor's cache
 # A row's number passes through grid_sample's unit with an error below 2**-22 of the number of rows.
 ROUNDING = 2.0**-22
 MOST_ROWS = 1 << 17  # beyond, rows would be missed by more than 1/32 of a voxel
+
+
+def slab_slices(size: Sequence[int]) -> int:
+    """How many slices of an output (d, h, w) to compute at once."""
+    return max(1, _SLAB_ELEMENTS // (size[1] * size[2]))
 
 
 def sample_within_slices(
@@ -37,7 +44,7 @@ def sample_within_slices(
     """
     size = torch.tensor(source.shape[2:])
     out = source.new_empty(*source.shape[:2], depth.shape[1], *plane.shape[2:])
-    slices = max(1, _SLAB_ELEMENTS // plane[0, 0].numel())
+    slices = slab_slices(out.shape[2:])
     z = ((depth + 1) * (size[0] / 2) - 0.5).clamp_(0, size[0] - 1)
     first = (z.round() if interpolation == "nearest" else z.floor()).long()
     # Only the part of the slices that is needed: bounds in whole pixels, (N, 2) for y and x.
@@ -78,7 +85,7 @@ def sample_anywhere(source: torch.Tensor, grid: torch.Tensor, interpolation: str
         (N, C, d, h, w).
     """
     out = source.new_empty(*source.shape[:2], *grid.shape[2:])
-    slices = max(1, _SLAB_ELEMENTS // grid[0, 0, 0].numel())
+    slices = slab_slices(grid.shape[2:])
     for volume, points, result in zip(source, grid, out, strict=True):
         volume = volume.contiguous()
         for some, into in zip(points.split(slices, 1), result.split(slices, 1), strict=True):

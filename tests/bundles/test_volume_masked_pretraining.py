@@ -12,8 +12,8 @@ from pretraining_runs import PretrainingBundle, mistake
 
 from monai_ssl.weights import load_encoder, read_manifest
 
-SMALL = {
-    "patch_size": [16, 16, 16],
+SMALL_NET = {
+    "architecture": "segresnet",
     "network_args": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
 }
 TINY_VIT = {
@@ -28,7 +28,7 @@ TINY_VIT = {
 SMALL_DYNUNET = {"kernel_size": [3] * 3, "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8]}
 
 
-BUNDLE = PretrainingBundle("volume_masked_pretraining", **SMALL)
+BUNDLE = PretrainingBundle("volume_masked_pretraining", patch_size=[16, 16, 16], **SMALL_NET)
 train, started = BUNDLE.train, BUNDLE.started
 
 
@@ -45,7 +45,7 @@ def test_training_leaves_weights_for_a_plain_network_and_pictures(folder, prepar
     assert report.coverage == 1 and not report.missing
     assert "volume_segmentation" in capsys.readouterr().out
     # The same voxels may be read again for features.
-    table = pq.read_table(BUNDLE.features(folder, tmp_path, network_args=SMALL["network_args"]))
+    table = pq.read_table(BUNDLE.features(folder, tmp_path, **SMALL_NET))
     assert len(table) > 10
     assert len(table["features"][0].as_py()) == manifest["network"]["num_features"]
 
@@ -58,8 +58,9 @@ def test_properties_of_the_workflow_are_complete(folder, prepared, tmp_path):
     ("fragments", "overrides"),
     [
         (["sparse.yaml"], {}),
-        (["simmim.yaml"], {"network_args": TINY_VIT}),
-        (["openmind.yaml"], {"network_args": SMALL_DYNUNET}),
+        (["segresnet.yaml"], {}),
+        (["simmim.yaml"], {"architecture": "vit", "network_args": TINY_VIT}),
+        (["openmind.yaml"], {"architecture": "dynunet", "network_args": SMALL_DYNUNET}),
         (["multi_gpu_train.yaml"], {"balance_by": ["modality"]}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -75,6 +76,7 @@ def test_a_vit_goes_into_unetr(folder, prepared, tmp_path):
         prepared,
         tmp_path,
         "vit.yaml",
+        architecture="vit",
         network_args=TINY_VIT | {"patch_size": 16, "img_size": [32] * 3},
         patch_size=[32] * 3,
     )

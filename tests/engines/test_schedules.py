@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from monai_ssl.engines import polynomial_schedule, step_schedule, warmup_cosine
+from monai_ssl.engines import polynomial_schedule, sawtooth_cosine, step_schedule, warmup_cosine
 
 
 def test_warmup_cosine_values():
@@ -42,6 +42,16 @@ def test_polynomial_values():
     assert polynomial_schedule(1.0, warmup_steps=2)(0, 10) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="power"):
         polynomial_schedule(0)
+
+
+def test_sawtooth_ramps_twice_and_without_a_first_stage_is_the_plain_one():
+    schedule = sawtooth_cosine(5, warmup_steps=10)
+    assert [schedule(step, 105) for step in (0, 4, 5, 14, 15, 60, 105)] == pytest.approx([0.2, 1, 0.1, 1, 1, 0.5, 0])
+    plain, same = warmup_cosine(0.1), sawtooth_cosine(0, 0.1)
+    assert [same(step, 50) for step in range(50)] == [plain(step, 50) for step in range(50)]
+    assert sawtooth_cosine(5)(4, 5) == 1 and sawtooth_cosine(9)(3, 5) == pytest.approx(4 / 9)
+    with pytest.raises(ValueError, match="first_steps"):
+        sawtooth_cosine(-1)
 
 
 def test_step_schedule_is_c2l():

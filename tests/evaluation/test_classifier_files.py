@@ -252,3 +252,44 @@ def test_summary_tells_a_collapsed_encoder(toy_store, encoder_file, tmp_path):
         tmp_path / "flat.safetensors", toy_store, pretraining_rows(toy_store), start.preprocessing, tmp_path
     )
     assert "collapsed" in found["verdict"]
+
+
+def test_volumes_have_a_card_of_their_own_kind(volume_store, tmp_path, capsys):
+    labels = classification_labels(volume_store, "cube", output_dir=tmp_path)
+    start = StartingPoint(
+        "scratch", architecture="segresnet", network_args={"blocks_down": [1, 1]}, spatial_dims=3, image_size=16
+    )
+    network = start.build(2)
+    preparation = start.preprocessing.with_store(volume_store)
+    card = ClassifierCard.describe(start, labels, preparation, None, 0, modality="CT", crop_foreground=True)
+    path = tmp_path / "model.pt"
+    save_classifier(network, card, path)
+    again = read_classifier_card(path)
+    assert (again.modality, again.crop_foreground, again.max_side, again.noun) == ("CT", True, None, "volumes")
+    assert again.prepared().spacing_mm == (1.5, 1.5, 1.5) and load_classifier(again.build(), path) == again
+
+    report = ClassifierReportWriter(path, volume_store, labels.groups, tmp_path, resamples=20)
+    writer = PredictionWriter(path, volume_store, tmp_path / "predictions.json")
+    loader = loader_of(volume_store, labels, "test")
+    ClassifierEvaluator("cpu", loader, network, preparation.view(), val_handlers=[report, writer]).run()
+    text = (tmp_path / "test_report.md").read_text()
+    assert "| class | volumes with | without |" in text and f"The network sees {preparation.describe()}." in text
+    content = json.loads((tmp_path / "predictions.json").read_text())
+    assert len(content["volumes"]) == len(labels.rows["test"]) and "images" not in content
+    assert "2 volumes classified" in capsys.readouterr().out
+
+
+def test_older_cards_lack_what_came_later(made, tmp_path):
+    _, _, network, _, card = made
+    path = tmp_path / "model.pt"
+    save_classifier(network, card, path)
+    values = json.loads(path.with_suffix(".json").read_text())
+    for later in ("kind", "modality", "crop_foreground"):
+        del values[later]
+    path.with_suffix(".json").write_text(json.dumps(values))
+    assert read_classifier_card(path) == load_classifier(card.build(), path)
+    assert read_classifier_card(path).noun == "images"
+    del values["task"]
+    path.with_suffix(".json").write_text(json.dumps(values))
+    with pytest.raises(WeightsFileError, match="damaged"):
+        read_classifier_card(path)

@@ -17,8 +17,9 @@ from monai_ssl.evaluation.fine_tuning import (
 )
 from monai_ssl.evaluation.probes import linear_probe
 from monai_ssl.networks import ImageEncoder, build_classifier
-from monai_ssl.transforms import IntensityStandardize
+from monai_ssl.transforms import IntensityStandardize, evaluation_view
 
+PLAIN = IntensityStandardize(mean=0.0, std=1.0)
 VIT = {"img_size": 32, "hidden_size": 24, "mlp_dim": 24, "num_layers": 2, "num_heads": 2}
 DENSE = {"init_features": 8, "growth_rate": 4, "block_config": [1, 1, 1, 1]}
 NETS = [("resnet18", {}), ("densenet121", DENSE), ("efficientnet-b0", {}), ("vit", VIT)]
@@ -123,10 +124,9 @@ def test_weight_average_follows_parameters_and_statistics():
 def test_views_are_light_and_strength_zero_only_mirrors():
     images = torch.rand(6, 1, 40, 48)
     g = torch.Generator().manual_seed(0)
-    plain = IntensityStandardize(mean=0.0, std=1.0)
-    (still,) = fine_tuning_views((40, 48), strength=0, flip_prob=0.0, standardize=plain)(images, g)
+    (still,) = fine_tuning_views((40, 48), strength=0, flip_prob=0.0, standardize=PLAIN)(images, g)
     torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
-    (mirrored,) = fine_tuning_views((40, 48), strength=0, flip_prob=1.0, standardize=plain)(images, g)
+    (mirrored,) = fine_tuning_views((40, 48), strength=0, flip_prob=1.0, standardize=PLAIN)(images, g)
     torch.testing.assert_close(mirrored, images.flip(-1), atol=1e-5, rtol=0)
     (changed,) = fine_tuning_views(32, strength=1.0)(images, g)
     assert changed.shape == (6, 1, 32, 32)
@@ -144,3 +144,24 @@ def test_numbers_out_of_range(wrong):
         fine_tuning_views(32, strength=2)
     with pytest.raises(ValueError, match="momentum"):
         WeightAverage(torch.nn.Linear(1, 1), 1.0)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "native"])
+def test_views_of_volumes_keep_all_that_is_evaluated(fit):
+    """A bright spot near the corner of what the evaluation sees must survive: it may be what the label is about."""
+    size, shape = (12, 24, 24), (2, 1, 16, 40, 44)
+    volumes = torch.zeros(shape)
+    box = evaluation_view(size, 3, fit, PLAIN).draw(shape)
+    corner = (box["0.center"] - 0.3 * box["0.crop"]).round().long()
+    for volume, (d, h, w) in zip(volumes, corner.tolist(), strict=True):
+        volume[0, d - 2 : d + 2, h - 3 : h + 3, w - 3 : w + 3] = 1
+    g = torch.Generator().manual_seed(0)
+    views = fine_tuning_views(size, 3, strength=1.0, flip_prob=(0.5, 0.5, 0.5), standardize=PLAIN, fit=fit)
+    for _ in range(20):
+        (view,) = views(volumes, g)
+        assert view.shape == (2, 1, *size) and (view.flatten(1).amax(1) > 0.5).all()
+    (still,) = fine_tuning_views(size, 3, strength=0, flip_prob=0.0, standardize=PLAIN, fit=fit)(volumes, g)
+    torch.testing.assert_close(still, evaluation_view(size, 3, fit, PLAIN)(volumes))
+    params = views.draw((200, 1, 16, 40, 44), g)[0]
+    assert params["0.axis"].eq(torch.tensor([1.0, 0.0, 0.0])).all()  # turns within slices
+    assert ((params["0.crop"] / params["0.crop"][:, :1]).std(0) < 1e-5).all()  # and no change of shape

@@ -70,6 +70,7 @@ def test_weights_of_another_network(encoder_file):
         ({"mode": "scratch", "encoder_weights": "x"}, "takes no encoder_weights"),
         ({"mode": "probe"}, "mode must be one of"),
         ({"image_size": (3, 4, 5)}, "image_size must be one side or 2"),
+        ({"fit": "cover"}, "fit must be one of"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
@@ -105,6 +106,73 @@ def test_another_intensity_policy_is_refused(toy_store):
         Preprocessing.from_dict({"image_size": [8, 8], "men": 0.5})
     with pytest.raises(ValueError, match="give image_size"):
         Preprocessing.from_manifest({"intensity": None, "patch_size": None})
+
+
+DECODED = [
+    ("segresnet", {"blocks_down": [1, 1, 1], "blocks_up": [1, 1]}),
+    ("unet", {"channels": [4, 8, 16], "num_res_units": 1}),
+    ("dynunet", {"filters": [4, 8, 16], "strides": [1, 2, 2]}),
+    ("flexibleunet", {"backbone": "resnet10", "decoder_channels": [8, 8, 8, 8, 8]}),
+    ("unetr", {"img_size": [16, 16, 32], "hidden_size": 24, "mlp_dim": 32, "num_heads": 2, "feature_size": 4}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "arguments"), DECODED, ids=[name for name, _ in DECODED])
+def test_encoder_of_a_segmentation_network_classifies(architecture, arguments, tmp_path):
+    """Its file holds the decoder too and another number of output channels; a classifier takes the encoder."""
+    segmenting = build_encoder(architecture, 3, out_channels=5, **arguments)
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(segmenting, path, {"method": "volume_segmentation", "patch_size": [16, 16, 32]}, with_decoder=True)
+    start = StartingPoint("finetune", path)
+    net = start.build(2)
+    assert start.report.coverage == 1 and set(start.report.loaded) == segmenting.encoder_state_dict().keys()
+    assert "out_channels" not in start.complete_args()
+    image = torch.rand(2, 1, 16, 16, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ImageEncoder(net.eval())(image), segmenting.eval()(image))
+        assert net(image).shape == (2, 2)
+    if architecture == "unetr":  # built for its images
+        assert StartingPoint("finetune", path, image_size=32).build(2)(torch.rand(1, 1, 32, 32, 32)).shape == (1, 2)
+
+
+def test_fit_and_the_other_word_for_linear(encoder_file, tmp_path):
+    assert StartingPoint("frozen", encoder_file).mode == "linear"
+    assert StartingPoint("frozen", encoder_file, fit="pad").preprocessing.fit == "pad"
+    weights = tmp_path / "padded.safetensors"
+    manifest = {"method": "C2L", "patch_size": [8, 8, 8], "spacing_mm": [3, 1, 1], "intensity": {"fit": "native"}}
+    save_encoder(build_encoder("segresnet", 3), weights, manifest)
+    start = StartingPoint(encoder_weights=weights)
+    assert (start.preprocessing.fit, start.preprocessing.spacing_mm) == ("native", (3.0, 1.0, 1.0))
+    assert StartingPoint(encoder_weights=weights, fit="stretch").preprocessing.fit == "stretch"
+
+
+@pytest.mark.parametrize(
+    ("fit", "spacing", "words"),
+    [
+        ("stretch", None, "the whole, stretched to 8 x 16 x 16 voxels, from voxels of each volume's own spacing"),
+        (
+            "pad",
+            (2.0, 2.0, 2.0),
+            "the whole in its proportions, padded to 8 x 16 x 16 voxels, from voxels of 2 x 2 x 2 mm",
+        ),
+        ("native", (2.5, 0.7, 0.7), "the middle of 8 x 16 x 16 voxels as they are, at 2.5 x 0.7 x 0.7 mm"),
+    ],
+)
+def test_what_the_network_sees_in_words(fit, spacing, words):
+    assert Preprocessing((8, 16, 16), fit=fit, spacing_mm=spacing).describe() == words
+
+
+def test_field_of_view_of_unknown_size_is_warned_of(volume_store, caplog):
+    volume_store.recipe["spacing_mm"], kept = None, volume_store.recipe["spacing_mm"]
+    try:
+        Preprocessing((8, 8, 8), fit="native").with_store(volume_store)
+        assert "not equally large" in caplog.text
+        caplog.clear()
+        Preprocessing((8, 8, 8)).with_store(volume_store)
+    finally:
+        volume_store.recipe["spacing_mm"] = kept
+    Preprocessing((8, 8, 8), fit="native").with_store(volume_store)
+    assert not caplog.text
 
 
 def test_the_range_of_views_is_known_unless_each_is_standardised_by_itself():

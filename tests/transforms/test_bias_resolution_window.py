@@ -17,6 +17,7 @@ from monai_ssl.transforms import (
     RandomGaussianNoise,
     RandomLowResolution,
     RandomWindow,
+    blur,
 )
 
 SHAPES = [(5, 1, 24, 30), (5, 2, 12, 16, 20)]
@@ -134,6 +135,17 @@ def test_blur_per_axis_is_anisotropic():
         assert math.sqrt(float((profile * at**2).sum())) == pytest.approx(float(expected), rel=0.03)
     drawn = blur.draw((50, 1, 8, 8, 8), seeded())["sigma"]
     assert drawn.shape == (50, 3) and (drawn[:, 0] != drawn[:, 1]).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 9, 14, 11), (3, 1, 20, 17)])
+def test_blur_in_pieces_is_the_same(shape, monkeypatch):
+    x, transform = torch.rand(shape, generator=seeded()), RandomGaussianBlur((0.5, 1.5), prob=1, per_axis=True)
+    params = transform.draw(shape, seeded(1))
+    whole = transform.apply(x, params)
+    monkeypatch.setattr(blur, "_WHOLE_ELEMENTS", 0)
+    for elements in (1, 100, 1 << 20):
+        monkeypatch.setattr(blur, "_PIECE_ELEMENTS", elements)
+        torch.testing.assert_close(transform.apply(x, params), whole, atol=1e-6, rtol=0)
 
 
 def test_noise_is_drawn_where_it_is_added():

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from monai_ssl.transforms import AveragePyramid, CenterResample, MultiView, RandomResample, ViewChain
+from monai_ssl.transforms import (
+    AveragePyramid,
+    CenterResample,
+    MultiView,
+    RandomCenterResample,
+    RandomResample,
+    ViewChain,
+)
 from monai_ssl.transforms.sampling import _levels, rotation_matrix
 
 
@@ -250,6 +257,42 @@ def test_pad_and_crop_keep_the_aspect_ratio():
     cropped = CenterResample(20, "crop")(ramp)
     torch.testing.assert_close(cropped[0, 0, 0], 20.5 + 2 * torch.arange(20.0), atol=1e-3, rtol=0)
     assert CenterResample((4, 8, 8), "pad")(torch.rand(1, 1, 9, 9, 9)).shape == (1, 1, 4, 8, 8)
+
+
+def test_native_cuts_and_pads_without_touching_a_voxel():
+    x = torch.rand(2, 1, 9, 14, 10)
+    extent = torch.tensor([[9, 14, 10], [4, 7, 9]])
+    seen = CenterResample((6, 20, 9), "native")(x, None, extent)
+    expected = torch.zeros(2, 1, 6, 20, 9)
+    expected[0, :, :, 3:17, :] = x[0, :, 1:7, :, :9]  # 3 and 1 voxels too many: the half one is taken at the origin
+    expected[1, :, 1:5, 7:14, :] = x[1, :, :4, :7, :9]
+    torch.testing.assert_close(seen, expected, atol=1e-4, rtol=0)  # a voxel off would be 0.3 on average
+    numbers = torch.randint(0, 5, (1, 1, 9, 14))
+    params = CenterResample(8, "native").draw(numbers.shape)
+    cut = CenterResample(8, "native").apply(numbers, params, interpolation="nearest")
+    assert torch.equal(cut, numbers[..., :8, 3:11])
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop", "native"])
+def test_random_center_is_the_center_changed_a_little(fit):
+    x = torch.rand(3, 1, 12, 20, 17)
+    extent = torch.tensor([[12, 20, 17], [10, 20, 12], [5, 8, 9]])
+    still = RandomCenterResample((8, 16, 16), fit)
+    torch.testing.assert_close(still(x, seeded(), extent), CenterResample((8, 16, 16), fit)(x, None, extent))
+    mirrored = RandomCenterResample((8, 16, 16), fit, flip_prob=1.0)(x, seeded(), extent)
+    box = CenterResample((8, 16, 16), fit).draw(x.shape, None, None, extent)
+    assert torch.equal(mirrored, still.apply(x, {**box, "flip": torch.tensor([[False, False, True]] * 3)}))
+
+    transform = RandomCenterResample((8, 16, 16), fit, (0.8, 1.25), translate=0.1, rotation_deg=12)
+    params = transform.draw((500, 1, 12, 20, 17), seeded())
+    box = CenterResample((8, 16, 16), fit).draw((500, 1, 12, 20, 17))
+    zoom = box["crop"] / params["crop"]
+    assert torch.allclose(zoom, zoom[:, :1].expand(-1, 3))  # one for all axes
+    assert 0.8 <= zoom.min() < 0.82 and 1.22 < zoom.max() <= 1.25 + 1e-5
+    assert zoom.log().mean().abs() < 0.02
+    shift = (params["center"] - box["center"]) / params["crop"]
+    assert shift.abs().max() <= 0.1 + 1e-5 and (shift.std(0) - 0.2 / 12**0.5).abs().max() < 0.01
+    assert params["angle_deg"].abs().max() <= 12 and params["axis"].eq(torch.tensor([1.0, 0, 0])).all()
 
 
 @pytest.mark.parametrize(
