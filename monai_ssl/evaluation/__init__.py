@@ -37,6 +37,7 @@ from .run_facts import RunFacts, describe_lineage, device_name, package_versions
 from .sampling import FixedLengthSampler
 from .segmentation_card import (
     SegmenterCard,
+    StandardizedWindows,
     find_segmenter,
     load_segmenter,
     open_unlabelled_volumes,
@@ -88,6 +89,7 @@ __all__ = [
     "SegmentationWriter",
     "SegmenterCard",
     "SlicedVolume",
+    "StandardizedWindows",
     "StartingPoint",
     "WeightAverage",
     "WholeVolume",

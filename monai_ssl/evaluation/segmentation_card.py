@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from monai.inferers import SlidingWindowInferer
-from torch import nn
+from torch import Tensor, nn
 
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.volume_store import open_volume_store
@@ -17,9 +17,11 @@ from monai_ssl.evaluation.model_card import ModelCard, find_model, load_model, r
 from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.segmentation_labels import SegmentationLabels
 from monai_ssl.evaluation.segmentation_start import SegmentationStart, build_segmenter
+from monai_ssl.transforms import IntensityStandardize
 
 __all__ = [
     "SegmenterCard",
+    "StandardizedWindows",
     "find_segmenter",
     "load_segmenter",
     "open_unlabelled_volumes",
@@ -110,26 +112,50 @@ class SegmenterCard(ModelCard):
         return sliding_window(self.prepared(), batch_size, self.overlap)
 
 
-def sliding_window(preprocessing: Preprocessing, batch_size: int = 2, overlap: float = 0.5) -> SlidingWindowInferer:
-    """Return MONAI's sliding window of the network's input size, windows blended by a Gaussian.
+class StandardizedWindows(SlidingWindowInferer):
+    """MONAI's sliding window, each window standardised by itself: what the network saw of a patch in training.
 
-    A volume that is smaller than the window is padded with what black is after the standardisation, as its patches are
-    in training. Volumes of more than 512 x 512 x 512 voxels are stitched on the CPU.
+    A window may reach beyond its volume, and the black there counts in the statistics of ``"per_image"`` as it does in
+    training; standardising the whole volume first would give the network other numbers.
+
+    Args:
+        standardize: of a batch of windows.
+        options: of ``monai.inferers.SlidingWindowInferer``.
+    """
+
+    def __init__(self, standardize: IntensityStandardize, **options: Any) -> None:
+        super().__init__(**options)
+        self.standardize = standardize
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run ``network`` over volumes (B, C, *spatial) in the store's range, [0, 1]."""
+
+        def standardized(windows: Tensor, *further: Any, **named: Any) -> Any:
+            return network(self.standardize(windows), *further, **named)
+
+        return super().__call__(inputs, standardized, *args, **kwargs)
+
+
+def sliding_window(preprocessing: Preprocessing, batch_size: int = 2, overlap: float = 0.5) -> StandardizedWindows:
+    """Return a sliding window of the network's input size, windows blended by a Gaussian.
+
+    A volume that is smaller than the window is padded with black, as its patches are in training. Volumes of more than
+    512 x 512 x 512 voxels are stitched on the CPU.
 
     Args:
         preprocessing: of the network.
         batch_size: windows at a time.
         overlap: of neighbouring windows, in [0, 1).
     """
-    black = preprocessing.standardize_mode == "fixed" and isinstance(preprocessing.mean, (int, float))
-    padding = {"padding_mode": "constant", "cval": -preprocessing.mean / preprocessing.std} if black else {}
-    return SlidingWindowInferer(
+    return StandardizedWindows(
+        preprocessing.standardize(),
         roi_size=preprocessing.image_size,
         sw_batch_size=batch_size,
         overlap=overlap,
         mode="gaussian",
+        padding_mode="constant",
+        cval=0.0,
         cpu_thresh=512**3,
-        **(padding or {"padding_mode": "replicate"}),
     )
 
 

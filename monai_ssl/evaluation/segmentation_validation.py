@@ -18,20 +18,12 @@ from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.segmentation_card import sliding_window
 from monai_ssl.evaluation.segmentation_report import class_mean
 from monai_ssl.metrics import mask_scores
-from monai_ssl.transforms import IntensityStandardize
 
 __all__ = ["MeanDiceScore", "SegmentationEvaluator", "WholeVolume"]
 
 
 class WholeVolume:
-    """``prepare_batch`` of an evaluator: one volume to the device, standardised, at its own size.
-
-    Args:
-        standardize: see :meth:`monai_ssl.evaluation.Preprocessing.standardize`.
-    """
-
-    def __init__(self, standardize: IntensityStandardize) -> None:
-        self.standardize = standardize
+    """``prepare_batch`` of an evaluator: one volume to the device, in the store's range, at its own size."""
 
     def __call__(
         self, batch: dict[str, Any], device: torch.device | None = None, non_blocking: bool = False, **_: Any
@@ -43,7 +35,7 @@ class WholeVolume:
         """
         if len(batch["image"]) != 1:
             raise ValueError(f"volumes are evaluated one at a time: use batch_size=1, got {len(batch['image'])}")
-        image = self.standardize(batch["image"].to(device, non_blocking=non_blocking))
+        image = batch["image"].to(device, non_blocking=non_blocking)
         label = batch.get("label_map")
         return image, None if label is None else label.to(device, non_blocking=non_blocking)
 
@@ -56,7 +48,7 @@ class SegmentationEvaluator(SupervisedEvaluator):
         val_data_loader: yields batches of one volume, for example of :class:`monai_ssl.evaluation.LabelledVolumes`.
         network: the segmentation network.
         preprocessing: how volumes reach the network.
-        inferer: runs the network; None: :func:`monai_ssl.evaluation.sliding_window`.
+        inferer: standardises and runs the network; None: :func:`monai_ssl.evaluation.sliding_window`.
         key_val_metric: one ignite metric by name.
         val_handlers: handlers.
         postprocessing: see ``monai.engines.SupervisedEvaluator``.
@@ -77,7 +69,7 @@ class SegmentationEvaluator(SupervisedEvaluator):
             device=torch.device(device),
             val_data_loader=val_data_loader,
             network=network.to(device),
-            prepare_batch=WholeVolume(preprocessing.standardize()),
+            prepare_batch=WholeVolume(),
             inferer=inferer or sliding_window(preprocessing),
             key_val_metric=key_val_metric,
             val_handlers=val_handlers,

@@ -250,5 +250,24 @@ def test_padding_of_the_sliding_window_is_black():
         return window.clone()
 
     out = sliding_window(prepared)(torch.ones(1, 1, 8, 20, 20), network)
-    assert out.shape == (1, 1, 8, 20, 20) and np.isclose(out, 1).all()
+    assert out.shape == (1, 1, 8, 20, 20) and np.isclose(out, 3).all()  # (1 - 0.4) / 0.2
     assert seen[0].min() == pytest.approx(-2.0)  # (0 - 0.4) / 0.2
+
+
+@pytest.mark.parametrize("mode", ["fixed", "per_image"])
+def test_a_window_is_standardised_as_a_patch_in_training(mode):
+    """Also where it is larger than the volume and black fills the rest."""
+    prepared = Preprocessing((16, 16, 16), standardize_mode=mode)
+    volume = 0.3 + 0.6 * torch.rand(1, 1, 8, 12, 20, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def network(window):
+        seen.append(window.clone())
+        return window[:, :1]
+
+    sliding_window(prepared, batch_size=1)(volume, network)
+    black = torch.zeros(1, 1, 16, 16, 16)
+    black[..., 4:12, 2:14, :] = volume[..., :16]
+    torch.testing.assert_close(seen[0], prepared.standardize()(black))
+    if mode == "per_image":
+        assert all(window.mean().abs() < 1e-5 for window in seen)
