@@ -6,13 +6,14 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 import torch
-from monai.networks.nets import SegResNet
+from monai.networks.nets import UNet
 from pretraining_runs import PretrainingBundle, mistake, segment
 
 from monai_ssl.weights import load_encoder, read_manifest
 
-SMALL_NET = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}
-SMALL_UNET = {"channels": [4, 8, 8, 8], "strides": [2, 2, 2], "norm": "BATCH"}
+SMALL_NET = {"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 1}
+SMALL_SEGRESNET = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}
+WAY_UP = "model.1.submodule.2."
 BUNDLE = PretrainingBundle("volume_genesis_pretraining", patch_size=[16, 16, 16], network_args=SMALL_NET)
 
 
@@ -31,8 +32,8 @@ def test_training_leaves_encoder_and_decoder_and_a_picture(folder, output):
     assert (manifest["method"], manifest["patch_size"], manifest["images_seen"]) == ("ModelsGenesis", [16] * 3, 12)
     intensity = manifest["intensity"]
     assert (intensity["standardize_mode"], intensity["mean"], intensity["std"]) == ("fixed", 0.0, 1.0)
-    report = load_encoder(SegResNet(3, out_channels=4, **SMALL_NET), output / "encoder.safetensors")
-    assert report.coverage == 1 and not report.missing and any("up_layers" in key for key in report.loaded)
+    report = load_encoder(UNet(3, 1, 4, **SMALL_NET), output / "encoder.safetensors")
+    assert report.coverage == 1 and not report.missing and any(key.startswith(WAY_UP) for key in report.loaded)
     table = pq.read_table(BUNDLE.features(folder, output, network_args=SMALL_NET))
     assert len(table["features"][0].as_py()) == manifest["network"]["num_features"]
 
@@ -40,7 +41,7 @@ def test_training_leaves_encoder_and_decoder_and_a_picture(folder, output):
 def test_segmentation_starts_from_both_and_sees_the_same_range(folder, prepared, output, tmp_path):
     run = segment(folder, prepared, tmp_path, output / "encoder.safetensors", augmentation=0.0, spacing_mm=10)
     start = run.parser.get_parsed_content("start")
-    assert start.report.coverage == 1 and any("up_layers" in key for key in start.report.loaded)
+    assert start.report.coverage == 1 and any(key.startswith(WAY_UP) for key in start.report.loaded)
     (view,) = run.parser.get_parsed_content("train::trainer").state.batch["views"]
     low, high = view.aminmax()
     assert 0 <= low < 0.1 and 0.5 < high <= 1.001
@@ -59,8 +60,8 @@ def test_views_are_in_the_range_of_the_noise(folder, prepared, tmp_path):
 @pytest.mark.parametrize(
     ("fragments", "overrides"),
     [
-        (["unet.yaml"], {"network_args": SMALL_UNET}),
-        (["paper.yaml"], {"network_args": SMALL_UNET, "where": "modality=CT", "policy": "auto"}),
+        (["segresnet.yaml"], {"architecture": "segresnet", "network_args": SMALL_SEGRESNET}),
+        (["paper.yaml"], {"network_args": SMALL_NET | {"norm": "BATCH"}, "where": "modality=CT", "policy": "auto"}),
         (["multi_gpu_train.yaml"], {"balance_by": ["modality"]}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

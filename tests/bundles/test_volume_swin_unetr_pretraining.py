@@ -12,6 +12,7 @@ from pretraining_runs import PretrainingBundle, losses, mistake, segment
 from monai_ssl.weights import load_encoder, read_manifest
 
 SMALL_NET = {"feature_size": 12, "window_size": 4, "depths": [1, 1, 1, 1]}
+SMALL_UNET = {"channels": [4, 8, 16], "strides": [2, 2]}
 BUNDLE = PretrainingBundle("volume_swin_unetr_pretraining", patch_size=[64, 32, 32], network_args=SMALL_NET)
 
 
@@ -44,7 +45,7 @@ def test_segmentation_starts_from_the_transformer(folder, prepared, output, tmp_
 @pytest.mark.parametrize(
     ("fragments", "overrides"),
     [
-        (["segresnet.yaml"], {"patch_size": [8, 16, 16], "network_args": {"blocks_down": [1, 1], "blocks_up": [1]}}),
+        (["unet.yaml"], {"patch_size": [8, 16, 16], "network_args": SMALL_UNET}),
         (["paper.yaml"], {"patch_size": [32, 32, 32], "network_args": SMALL_NET, "policy": "auto"}),
         (["released_code.yaml"], {"network_args": SMALL_NET, "patch_size": [64, 32, 32], "policy": "auto"}),
         (["multi_gpu_train.yaml"], {"steps_per_epoch": 1}),

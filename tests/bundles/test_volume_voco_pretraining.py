@@ -9,7 +9,12 @@ from pretraining_runs import PretrainingBundle, mistake
 
 from monai_ssl.weights import read_manifest
 
-SMALL_NET = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}
+SMALL_NET = {"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 1}
+SMALL_SWIN = {
+    "network_args": {"feature_size": 12, "window_size": 4, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]},
+    "crop_size": [32, 32, 32],
+    "policy": "auto",
+}
 BUNDLE = PretrainingBundle(
     "volume_voco_pretraining",
     view_size=[16, 32, 32],
@@ -40,16 +45,13 @@ def test_resumed_training_repeats_the_losses(folder, prepared, tmp_path):
     ("fragments", "overrides"),
     [
         (["resnet18.yaml"], {"network_args": {"widen_factor": 0.125}}),
-        (["paper.yaml"], {}),
-        (["released_code.yaml"], {}),
+        (["paper.yaml"], SMALL_SWIN),
+        (["released_code.yaml"], SMALL_SWIN),
         (["multi_gpu_train.yaml"], {"formula": "released"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_every_fragment_trains(folder, prepared, tmp_path, fragments, overrides):
-    if fragments[0] in ("paper.yaml", "released_code.yaml"):
-        swin = {"feature_size": 12, "window_size": 4, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
-        overrides = {"network_args": swin, "crop_size": [32, 32, 32], "policy": "auto"}
     BUNDLE.train(folder, prepared, tmp_path, *fragments, **overrides)
     assert (tmp_path / "encoder.safetensors").is_file()
 
