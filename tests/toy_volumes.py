@@ -20,7 +20,9 @@ _TURN = np.array([[np.cos(0.17), -np.sin(0.17), 0], [np.sin(0.17), np.cos(0.17),
 DIRECTIONS = (np.eye(3), np.diag([-1, -1, 1]), np.eye(3)[:, [1, 2, 0]], _TURN @ np.diag([-1, 1, 1]))
 
 
-def make_toy_volumes(folder: Path, num_patients: int = 10, shape: tuple[int, int, int] = (28, 24, 20)) -> Path:
+def make_toy_volumes(
+    folder: Path, num_patients: int = 10, shape: tuple[int, int, int] = (28, 24, 20), cube_side: int = 4
+) -> Path:
     """One volume a patient: a grey body in air with a brighter ball (value 1) and, in every other, a cube (value 4).
 
     ``labels.csv``: file, label_map, patient_id, split, site, cube (0/1).
@@ -30,7 +32,7 @@ def make_toy_volumes(folder: Path, num_patients: int = 10, shape: tuple[int, int
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for patient in range(num_patients):
-        array, labels = toy_volume(rng, shape, cube=patient % 2 == 0)
+        array, labels = toy_volume(rng, shape, cube_side * (patient % 2 == 0))
         affine = np.eye(4)
         affine[:3, :3] = DIRECTIONS[patient % len(DIRECTIONS)] * SPACING_MM
         affine[:3, 3] = rng.uniform(-50, 50, 3)
@@ -54,8 +56,8 @@ def make_toy_volumes(folder: Path, num_patients: int = 10, shape: tuple[int, int
     return folder
 
 
-def toy_volume(rng: np.random.Generator, shape: tuple[int, int, int], cube: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Hounsfield units int16 and labels uint8, in the file's order (i, j, k)."""
+def toy_volume(rng: np.random.Generator, shape: tuple[int, int, int], cube_side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hounsfield units int16 and labels uint8, in the file's order (i, j, k); a side of 0 makes no cube."""
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     middle = np.array(shape) / 2
     array = rng.normal(0, 20, shape) - 1000.0
@@ -65,8 +67,8 @@ def toy_volume(rng: np.random.Generator, shape: tuple[int, int, int], cube: bool
     ball = (((grid - centre) * SPACING_MM) ** 2).sum(-1) < 6.0**2
     array[ball] += 200
     labels[ball] = 1
-    if cube:
-        box = tuple(slice(int(side * 0.62), int(side * 0.62) + 4) for side in shape)
+    if cube_side:
+        box = tuple(slice(int(side * 0.62), int(side * 0.62) + cube_side) for side in shape)
         array[box] = 600 + rng.normal(0, 20, array[box].shape)
         labels[box] = 4
     return array.round().astype(np.int16), labels

@@ -39,7 +39,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory) -> Path:
-    return make_toy_volumes(tmp_path_factory.mktemp("toy") / "volumes", num_patients=20)
+    return make_toy_volumes(tmp_path_factory.mktemp("toy") / "volumes", num_patients=20, cube_side=8)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,14 @@ def test_from_weights_to_predictions(mode, settings, weights, volumes):
 
 def test_scratch_learns_and_classifies_new_files(scratch, tmp_path, volumes):
     longer = {"max_epochs": 2, "steps_per_epoch": 20, "batch_size": 6, "learning_rate": 0.01, "weight_average": 0.8}
-    longer |= {"architecture": "densenet121", "network_args": DENSE, "image_size": 32, "spacing_mm": 2, "fit": "native"}
+    longer |= {
+        "keep": "last",
+        "architecture": "densenet121",
+        "network_args": DENSE,
+        "image_size": 32,
+        "spacing_mm": 2,
+        "fit": "native",
+    }
     with untouched_logging():
         BUNDLE.run("train", scratch | longer, logging_file=None)
     out = Path(scratch["output_dir"])
@@ -130,7 +137,7 @@ def test_scratch_learns_and_classifies_new_files(scratch, tmp_path, volumes):
     folder, rng = tmp_path / "new", np.random.default_rng(5)
     folder.mkdir()
     shutil.copy(volumes / "images/p05.nii.gz", folder / "without.nii.gz")
-    array, _ = toy_volume(rng, (28, 24, 20), cube=True)
+    array, _ = toy_volume(rng, (28, 24, 20), cube_side=8)
     write_ct_series(folder / "series", array.transpose(2, 1, 0), np.eye(3)[:2], (2.0, 1.5, 1.0))
     (folder / "broken.nii.gz").write_bytes(b"no volume")
     BUNDLE.run("inference", {"dataset_dir": str(folder), "output_dir": str(out), "store::num_workers": 0})
