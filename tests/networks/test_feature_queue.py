@@ -56,7 +56,7 @@ def test_state_round_trip_continues_at_the_same_place():
     queue, other = FeatureQueue(7, 2), FeatureQueue(7, 2)
     queue.enqueue(torch.randn(10, 2))
     other.load_state_dict(queue.state_dict())
-    assert set(queue.state_dict()) == {"features", "position", "total_enqueued"}
+    assert set(queue.state_dict()) == {"features", "groups", "position", "total_enqueued"}
     rows = torch.randn(5, 2)
     queue.enqueue(rows)
     other.enqueue(rows)
