@@ -54,7 +54,7 @@ class MoCoV3(SSLMethod):
             Networks without patch embedding are trained whole.
         patient_positives: another image of the patient in the batch, if there is one, gives a further positive key:
             the loss is the mean over both. Needs ``batch["group_id"]`` or ``batch["positive_id"]``, see
-            :mod:`monai_ssl.methods.positives`, and a sampler that brings relatives together
+            :func:`~monai_ssl.methods.relatives`, and a sampler that brings relatives together
             (:class:`monai_ssl.data.EpochSampler` with ``groups``). Implies ``exclude_own_patient``.
         exclude_own_patient: no key of the query's own patient is a negative. A query that is left without negatives
             (all images are of one patient) has loss 0.

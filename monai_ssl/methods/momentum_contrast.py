@@ -53,7 +53,7 @@ class MomentumContrast(SSLMethod):
         decay_all: let weight decay act on biases and normalisation parameters too, as the papers' SGD does.
         patient_positives: another image of the patient in the batch, if there is one, gives a further positive key:
             the loss is the mean over both. Needs ``batch["group_id"]`` or ``batch["positive_id"]``, see
-            :mod:`monai_ssl.methods.positives`, and a sampler that brings relatives together
+            :func:`~monai_ssl.methods.relatives`, and a sampler that brings relatives together
             (:class:`monai_ssl.data.EpochSampler` with ``groups``). Implies ``exclude_own_patient``.
         exclude_own_patient: the query's own patient is no negative: neither the queue's keys of that patient, whose
             number the queue remembers, nor those of the batch. A query that is left without negatives has loss 0.

@@ -41,14 +41,14 @@ class SimCLR(SSLMethod):
 
     Args:
         encoder: the network to pretrain.
-        temperature: t, positive; 0.1 in the paper's runs on ImageNet, 0.5 in those on CIFAR-10 (appendix B.9).
+        temperature: t, positive; 0.1 in the paper's runs on ImageNet, 0.5 in those on CIFAR-10.
         head_layers: linear layers of the head, with ReLU between them: 2, in SimCLR v2 (arXiv 2006.10029) 3.
         head_features: width of the hidden layers; None: that of the encoder's features, as in the paper.
         head_batch_norm: BatchNorm after each layer of the head, as in the released code, whose last one has a scale;
             ours has neither scale nor shift. The paper's text has none.
         embedding_dim: D.
         patient_positives: images of one patient in the batch are positives of one another. Needs ``batch["group_id"]``
-            or ``batch["positive_id"]``, see :mod:`monai_ssl.methods.positives`, and a sampler that brings them together
+            or ``batch["positive_id"]``, see :func:`~monai_ssl.methods.relatives`, and a sampler that brings them together
             (:class:`monai_ssl.data.EpochSampler` with ``groups``). Implies ``exclude_own_patient``. A batch of one
             patient only has no negatives left: its loss pulls together and nothing more.
         exclude_own_patient: other images of the patient are no negatives.
