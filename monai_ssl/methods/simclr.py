@@ -48,7 +48,7 @@ class SimCLR(SSLMethod):
             ours has neither scale nor shift. The paper's text has none.
         embedding_dim: D.
         patient_positives: images of one patient in the batch are positives of one another. Needs ``batch["group_id"]``
-            or ``batch["positive_id"]``, see :func:`~monai_ssl.methods.relatives`, and a sampler that brings them together
+            or ``batch["positive_id"]``, see :func:`~monai_ssl.methods.relatives`, and a sampler that pairs them
             (:class:`monai_ssl.data.EpochSampler` with ``groups``). Implies ``exclude_own_patient``. A batch of one
             patient only has no negatives left: its loss pulls together and nothing more.
         exclude_own_patient: other images of the patient are no negatives.
