@@ -2,8 +2,8 @@
 """Metrics as plain functions: tensors for what is measured on features, NumPy arrays for what is measured on scores.
 
 Representation (no labels): :func:`effective_rank`, :func:`feature_std`, :func:`alignment`, :func:`uniformity`.
-Neighbours and retrieval: :func:`knn_scores`, :func:`knn_auc`, :func:`precision_at_k`, :func:`recall_at_k`; a linear probe
-in closed form: :func:`ridge_scores`, :func:`ridge_auc`.
+Neighbours and retrieval: :func:`knn_scores`, :func:`knn_auc`, :func:`precision_at_k`, :func:`recall_at_k`.
+A linear probe in closed form: :func:`ridge_scores`, :func:`ridge_auc`.
 Scores against labels: :func:`area_under_roc`, :func:`roc_per_class`, with :func:`bootstrap_interval` and
 :func:`bootstrap_difference`. For a confusion matrix use scikit-learn's.
 """

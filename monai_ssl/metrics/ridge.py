@@ -19,8 +19,9 @@ _PENALTIES = tuple(10.0**power for power in range(-4, 3))
 def ridge_scores(queries: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int | None = None) -> Tensor:
     """Scores of a ridge regression from the features to the labels, one class against the others.
 
-    Features are standardised by mean and deviation of the bank's labelled rows. The penalty is the one of seven, from 1e-4 to 100 times
-    the number of labels, with the least leave-one-out error (scikit-learn's ``RidgeCV``, in closed form).
+    Features are standardised by mean and deviation of the bank's labelled rows. The penalty is the one of seven, from
+    1e-4 to 100 times the number of labels, with the least leave-one-out error (scikit-learn's ``RidgeCV``, in closed
+    form).
 
     Args:
         queries: ``(M, D)`` features to score.
