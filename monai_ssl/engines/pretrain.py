@@ -257,8 +257,8 @@ class PretrainTrainer(Trainer):
         placed = getattr(self.method, "wants_positions", False)
         if placed and not hasattr(self.views, "positions"):
             raise ValueError(
-                f"{type(self.method).__name__} must know where its views were read: give views that can draw, apply and "
-                "tell positions, as monai_ssl.transforms.MultiView"
+                f"{type(self.method).__name__} must know where its views were read: give views that can draw, apply "
+                "and tell positions, as monai_ssl.transforms.MultiView"
             )
         with torch.no_grad():
             if placed or (maps and hasattr(self.views, "draw")):
