@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .base import SSLMethod
 from .c2l import C2L
+from .dense_contrast import DenseContrast
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
@@ -17,6 +18,7 @@ from .voco import VoCo
 
 __all__ = [
     "C2L",
+    "DenseContrast",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",

@@ -23,7 +23,7 @@ from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
-from .upsampling_head import UpsamplingHead, measure_stride
+from .upsampling_head import UpsamplingHead, measure_map, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "convert_sync_batch_norm",
     "encoder_architectures",
     "gather_rows",
+    "measure_map",
     "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",
