@@ -12,12 +12,15 @@ from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .pirl import PIRL
+from .rotation_prediction import RotationPrediction
 from .simmim import SimMIM
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 
 __all__ = [
     "C2L",
+    "PIRL",
     "DenseContrast",
     "MAEViT",
     "MaskedAutoencoderCNN",
@@ -25,6 +28,7 @@ __all__ = [
     "MoCoV2",
     "ModelsGenesis",
     "MomentumContrast",
+    "RotationPrediction",
     "SSLMethod",
     "SimMIM",
     "SwinUNETRPretext",

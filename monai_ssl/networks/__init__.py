@@ -14,6 +14,7 @@ from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
+from .memory_bank import MemoryBank
 from .momentum import MomentumCopy
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
@@ -45,6 +46,7 @@ __all__ = [
     "MeanTokenViT",
     "MedNeXtClassifier",
     "MedNeXtImageEncoder",
+    "MemoryBank",
     "MomentumCopy",
     "ResNetImageEncoder",
     "SegResNetClassifier",
