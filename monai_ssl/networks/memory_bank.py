@@ -88,8 +88,11 @@ class MemoryBank(nn.Module):
         self.seen[index] = True
 
     def _check(self, index: torch.Tensor) -> None:
-        if index.numel() and not 0 <= (greatest := int(index.max())) < len(self.features) or (index < 0).any():
+        if not index.numel():
+            return
+        least, greatest = (int(bound) for bound in index.aminmax())
+        if least < 0 or greatest >= len(self.features):
             raise ValueError(
-                f"the memory bank has room for {len(self.features)} images (num_data), and the batch has numbers up to "
-                f"{greatest}: 'index' is a row of the store's table, so give num_data=len(store)"
+                f"the memory bank has room for {len(self.features)} images (num_data), and the batch has numbers from "
+                f"{least} to {greatest}: 'index' is a row of the store's table, so give num_data=len(store)"
             )
