@@ -108,8 +108,8 @@ def test_patches_are_parts_of_their_cells():
     corner = torch.tensor([[0, 0], [0, 8], [8, 0], [8, 8]])
     first = patches[:, :, :, 0, 0] - corner  # within the cell, from its first pixel
     assert first.min() >= -1e-4 and first.max() <= 2 + 1e-4 and first.max() - first.min() > 1.5
-    default = pirl()  # 64 / 85 of a cell of 8 pixels is 6, rounded up to the stride of 2... which it is
-    assert default.cut(x, None).shape[3:] == (8, 8) if default.stride[0] == 4 else (6, 6)
+    default = pirl()  # 64 / 85 of a cell of 8 pixels is 6.02; the network's stride is 2
+    assert default.stride == (2, 2) and default.cut(x[:, :1], None).shape[3:] == (8, 8)
     three = PIRL(build_encoder("segresnet", 3, **SEGRESNET), 10)
     assert three.grid == (2, 2, 2) and PIRL(build_encoder("segresnet", 2, **SEGRESNET), 10).grid == (3, 3)
 
@@ -186,28 +186,23 @@ def test_random_memory_starts_where_it_should():
     assert sum(losses).item() / 8 == pytest.approx(math.log(2000) + 1 / (2 * 128 * 0.07**2), abs=1)
 
 
-def gradients_up_down(count: int) -> torch.Tensor:
-    """Images that lie alike: brighter below."""
-    coarse = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(4))
-    return 0.5 * interpolate(coarse, (16, 16), mode="bilinear") + 0.5 * torch.linspace(0, 1, 16)[:, None]
-
-
 @every_method
 def test_overfits_32_images(make):
+    """Images in [-2, 2] that lie alike: brighter below."""
     torch.manual_seed(0)
-    method = make() if make is rotation else make(num_data=32, temperature=0.2)
-    images, generator = gradients_up_down(32), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.AdamW(method.parameter_groups(1e-4), lr=5e-3)
-    losses = []
-    for step in range(40):
-        index = torch.arange(32)
-        out = method({"views": [images], "index": index, "generator": generator})
+    method = make() if make is rotation else make(num_data=32)
+    coarse = torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    images = 4 * interpolate(coarse, (16, 16), mode="bilinear") - 3 + 2 * torch.linspace(0, 1, 16)[:, None]
+    optimizer = torch.optim.AdamW(method.parameter_groups(1e-4), lr=3e-3)
+    generator, losses = torch.Generator().manual_seed(0), []
+    for step in range(30):
+        out = method({"views": [images], "index": torch.arange(32), "generator": generator})
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
-        method.after_step((step + 1) / 40)
+        method.after_step((step + 1) / 30)
         losses.append(out["loss"].item())
-    assert sum(losses[-5:]) < 0.6 * sum(losses[1:6]), losses
+    assert sum(losses[-5:]) < 0.65 * sum(losses[1:6]), losses
     if make is pirl:
         assert (out["embedding"] @ out["embedding"].T).mean() < 0.8
     else:
