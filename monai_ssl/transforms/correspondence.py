@@ -23,7 +23,8 @@ _MOST_COMPARED = 4096  # cells that each point is compared with at once
 
 
 def cell_diagonal(positions: Tensor) -> Tensor:
-    """Return the diagonal of a view's cells in the image, (B,) pixels: the mean over cells that have neighbours.
+    """Return the diagonal of a view's cells in the image, (B,) pixels: the mean over cells that have neighbours, of a
+    large map over some thousand of them.
 
     Along an axis of one cell its side is not known and counts as 0.
 
@@ -32,11 +33,11 @@ def cell_diagonal(positions: Tensor) -> Tensor:
         >>> cell_diagonal(torch.stack([rows, columns])[None])
         tensor([5.])
     """
-    squares = [
-        positions.diff(dim=axis).norm(dim=1).flatten(1).nanmean(1) ** 2
-        for axis in range(2, positions.ndim)
-        if positions.shape[axis] > 1
-    ]
+    squares, step = [], _step(positions.shape[2:])
+    for axis, cells in enumerate(positions.shape[2:], 2):
+        if cells > 1:
+            pairs = [positions.narrow(axis, start, cells - 1)[_every(step, positions.ndim)] for start in (0, 1)]
+            squares.append((pairs[1] - pairs[0]).norm(dim=1).flatten(1).nanmean(1) ** 2)
     return torch.stack(squares).nansum(0).sqrt() if squares else positions.new_zeros(len(positions))
 
 
@@ -80,10 +81,9 @@ def nearest_cells(points: Tensor, positions: Tensor) -> Tensor:
         (B, P) numbers of cells. Of a point that is NaN it is any.
     """
     grid = positions.shape[2:]
-    points, positions = (x.nan_to_num(_FAR) for x in (points, positions))
-    step = 1
-    while math.prod(size := [-(-cells // step) for cells in grid]) > _MOST_COMPARED:
-        step += 1
+    points = points.nan_to_num(_FAR)
+    step = _step(grid)
+    size = [-(-cells // step) for cells in grid]
     chosen = [
         (torch.arange(cells, device=points.device) * step + step // 2).clamp(max=most - 1)
         for cells, most in zip(size, grid, strict=True)
@@ -91,12 +91,15 @@ def nearest_cells(points: Tensor, positions: Tensor) -> Tensor:
     lattice = positions
     for axis, index in enumerate(chosen, 2):
         lattice = lattice.index_select(axis, index)
-    distance = torch.cdist(points.mT, lattice.flatten(2).mT, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(
+        points.mT, lattice.flatten(2).mT.nan_to_num(_FAR), compute_mode="donot_use_mm_for_euclid_dist"
+    )
     nearest = torch.unravel_index(distance.argmin(2), tuple(size))  # n of (B, P)
     nearest = [index[place] for index, place in zip(chosen, nearest, strict=True)]
     if step == 1:
         return _number(nearest, grid)
-    around = torch.arange(-step, step + 1, device=points.device)
+    reach = step // 2 + max(1, step // 4)  # half the lattice's spacing, and more where the view is deformed
+    around = torch.arange(-reach, reach + 1, device=points.device)
     window = torch.stack(torch.meshgrid(*[around] * len(grid), indexing="ij")).flatten(1)  # (n, W)
     cells = [
         (place[..., None] + window[axis]).clamp_(0, grid[axis] - 1) for axis, place in enumerate(nearest)
@@ -106,7 +109,7 @@ def nearest_cells(points: Tensor, positions: Tensor) -> Tensor:
     for axis in range(len(grid)):
         place = positions[:, axis].flatten(1).gather(1, number.flatten(1)).view_as(number)
         square += (place - points[:, axis, :, None]) ** 2
-    return number.gather(2, square.argmin(2, keepdim=True)).squeeze(2)
+    return number.gather(2, square.nan_to_num(torch.inf).argmin(2, keepdim=True)).squeeze(2)
 
 
 def same_place(points: Tensor, others: Tensor, distance: Tensor) -> Tensor:
@@ -122,6 +125,19 @@ def same_place(points: Tensor, others: Tensor, distance: Tensor) -> Tensor:
     """
     apart = torch.cdist(points.mT, others.mT, compute_mode="donot_use_mm_for_euclid_dist")
     return apart <= distance[:, None, None]
+
+
+def _step(grid: Sequence[int]) -> int:
+    """Spacing of a lattice of at most ``_MOST_COMPARED`` of the cells."""
+    step = 1
+    while math.prod(-(-cells // step) for cells in grid) > _MOST_COMPARED:
+        step += 1
+    return step
+
+
+def _every(step: int, ndim: int) -> tuple[slice, ...]:
+    """Index of the cells that are ``step`` apart, of (B, n, *grid)."""
+    return (slice(None), slice(None), *[slice(None, None, step)] * (ndim - 2))
 
 
 def _number(index: Sequence[Tensor], grid: Sequence[int]) -> Tensor:

@@ -104,7 +104,7 @@ def box_positions(params: Params, size: tuple[int, ...], grid: tuple[int, ...]) 
         total = total + spread(moved, grid)
     extent = params["extent"].to(total.dtype).view(-1, n, *[1] * n)
     outside = ((total < 0) | (total > extent)).any(1, keepdim=True)
-    return total.masked_fill(outside, torch.nan)
+    return total.masked_fill_(outside, torch.nan)
 
 
 def rotation_matrix(angle_deg: torch.Tensor, axis: torch.Tensor | None) -> torch.Tensor:

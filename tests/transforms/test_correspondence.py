@@ -41,10 +41,10 @@ def brute_force(points, positions) -> torch.Tensor:
 @every_dim
 def test_nearest_cells_of_small_and_large_maps(dims):
     """The large ones are searched in two steps."""
-    for size in ((16, 20, 12)[:dims], (120, 100) if dims == 2 else (36, 30, 28)):
+    for size in ((16, 20, 12)[:dims], (300, 240) if dims == 2 else (48, 40, 44)):
         positions = read(dims, size, seed=1)
         points = read(dims, size, seed=2).flatten(2)
-        points = points.gather(2, torch.randint(points.shape[2], (3, 1, 50), generator=seeded()).expand(-1, dims, -1))
+        points = points.gather(2, torch.randint(points.shape[2], (3, 1, 30), generator=seeded()).expand(-1, dims, -1))
         number = nearest_cells(points, positions)
         found = positions.flatten(2).gather(2, number[:, None].expand(-1, dims, -1))
         apart, least = (found - points).norm(dim=1), brute_force(points, positions)
@@ -62,6 +62,9 @@ def test_the_diagonal_is_that_of_the_crop(dims):
     expected = (params["crop"] / 6).norm(dim=1)  # six cells of two pixels each along each axis
     inside = transform.positions(shape, params, (6,) * dims)
     torch.testing.assert_close(cell_diagonal(inside), expected, rtol=1e-4, atol=0)
+    fine = transform.positions(shape, params, (200, 100) if dims == 2 else (40, 20, 30))
+    shares = torch.tensor([6 / n for n in fine.shape[2:]])
+    torch.testing.assert_close(cell_diagonal(fine), (params["crop"] / 6 * shares).norm(dim=1), rtol=1e-3, atol=0)
     assert cell_diagonal(inside[(..., *[slice(1)] * dims)]).tolist() == [0.0] * 4
     holes = inside.clone()
     holes[:, :, :2] = torch.nan
