@@ -23,7 +23,6 @@ Visual Representations* (VADeR), NeurIPS 2020, arXiv 2011.05499, with the points
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,11 +30,19 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from monai_ssl.losses import InfoNCELoss, PointContrastLoss
-from monai_ssl.networks import EncoderDecoder, FeatureQueue, ImageEncoder, MLPHead, MomentumCopy, measure_map
+from monai_ssl.networks import (
+    EncoderDecoder,
+    FeatureQueue,
+    ImageEncoder,
+    MLPHead,
+    MomentumCopy,
+    cosine_momentum,
+    measure_map,
+)
 from monai_ssl.transforms import cell_diagonal, draw_overlapping_cells, nearest_cells, same_place
 
 from .base import SSLMethod
-from .requirements import check_size, check_view
+from .requirements import check_momentum, check_size, check_views
 
 __all__ = ["DenseContrast"]
 
@@ -117,9 +124,7 @@ class DenseContrast(SSLMethod):
         queue_size: int = 65536,
     ) -> None:
         super().__init__(encoder)
-        for name, value in (("momentum", momentum), ("final_momentum", final_momentum)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        check_momentum(momentum=momentum, final_momentum=final_momentum)
         if not max_distance > 0 or num_points < 2 or not 0 <= global_weight < 1:
             raise ValueError(
                 f"max_distance must be positive, num_points at least 2 and global_weight in [0, 1), got "
@@ -180,8 +185,8 @@ class DenseContrast(SSLMethod):
 
     def after_step(self, progress: float) -> None:
         """Move the teacher towards the student and let the waiting keys into the queue."""
-        rest = (1 + math.cos(math.pi * progress)) / 2  # 1 at the start, 0 at the end
-        self.teacher.update(self._branch(), self.final_momentum - (self.final_momentum - self.momentum) * rest)
+        momentum = cosine_momentum(self.momentum, self.final_momentum, progress)
+        self.teacher.update(self._branch(), momentum)
         if self._waiting_keys:
             self.queue.enqueue(torch.cat(self._waiting_keys))
             self._waiting_keys.clear()
@@ -207,13 +212,12 @@ class DenseContrast(SSLMethod):
         return _Branch(self.encoder, self.point_head, self.global_head, self.level)
 
     def _check(self, views: list[Tensor], positions: list[Tensor] | None) -> None:
-        if len(views) != 2 or views[0].shape != views[1].shape:
+        check_views(self, views)
+        if views[0].shape != views[1].shape:
             raise ValueError(
-                f"DenseContrast takes two views of one shape, got {', '.join(str(tuple(view.shape)) for view in views)}"
+                f"DenseContrast takes two views of one size, got {', '.join(str(tuple(v.shape[2:])) for v in views)}"
             )
-        for view in views:
-            check_view(self, view)
-            check_size(view, getattr(self.encoder, "size_divisor", self.positions_stride))
+        check_size(views[0], getattr(self.encoder, "size_divisor", self.positions_stride))
         if positions is None:
             raise ValueError(
                 "DenseContrast needs batch['positions']: train with PretrainTrainer and views of "

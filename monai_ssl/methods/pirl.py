@@ -29,7 +29,7 @@ from monai_ssl.networks import ImageEncoder, LinearHead, MemoryBank, measure_str
 from monai_ssl.transforms import cut_boxes, grid_box_centers
 
 from .base import SSLMethod
-from .requirements import check_view
+from .requirements import check_views
 
 __all__ = ["PIRL"]
 
@@ -120,10 +120,7 @@ class PIRL(SSLMethod):
                 or one beyond ``num_data``.
         """
         views, index, generator = batch["views"], batch.get("index"), batch.get("generator")
-        if len(views) not in (1, 2):
-            raise ValueError(f"PIRL takes one view of each image, or two, got {len(views)}")
-        for view in views:
-            check_view(self, view)
+        check_views(self, views, least=1)
         if index is None:
             raise ValueError("PIRL needs batch['index'], the number of each image, to find what it remembers of it")
         image = normalize(self.image_head(self.encoder(views[0])).float())

@@ -15,7 +15,7 @@ from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .memory_bank import MemoryBank
-from .momentum import MomentumCopy
+from .momentum import MomentumCopy, cosine_momentum
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -63,6 +63,7 @@ __all__ = [
     "build_classifier",
     "build_encoder",
     "convert_sync_batch_norm",
+    "cosine_momentum",
     "encoder_architectures",
     "gather_rows",
     "measure_map",

@@ -281,8 +281,10 @@ def test_other_networks(name):
 def test_misuse_is_named():
     method = make()
     batch = make_batch(method)
-    with pytest.raises(ValueError, match=r"takes two views of one shape, got \(4, 1, 16, 16\)$"):
+    with pytest.raises(ValueError, match="DenseContrast takes 2 views of each image, got 1"):
         method({"views": batch["views"][:1], "positions": batch["positions"]})
+    with pytest.raises(ValueError, match=r"takes two views of one size, got \(16, 16\), \(8, 8\)"):
+        method({"views": [batch["views"][0], batch["views"][1][..., :8, :8]], "positions": batch["positions"]})
     with pytest.raises(ValueError, match=r"needs batch\['positions'\]: train with PretrainTrainer and views of"):
         method({"views": batch["views"]})
     with pytest.raises(

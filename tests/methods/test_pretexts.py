@@ -250,7 +250,7 @@ def test_misuse_is_named():
         rotation(turns="all")
     with pytest.raises(ValueError, match="copies must be 'all' or 'one', got 4"):
         rotation(copies=4)
-    with pytest.raises(ValueError, match="PIRL takes one view of each image, or two, got 3"):
+    with pytest.raises(ValueError, match="PIRL takes 1 to 2 views of each image, got 3"):
         pirl()(make_batch() | {"views": make_batch()["views"] * 3})
     with pytest.raises(ValueError, match=r"PIRL needs batch\['index'\]"):
         pirl()({"views": make_batch()["views"]})

@@ -54,7 +54,7 @@ def work(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     shuffled = shuffle.shuffle(own)
     queue = FeatureQueue(6, 5, generator=torch.Generator().manual_seed(0))
     keys = shuffle_batch_norm(teacher(), own, shuffle)
-    queue.enqueue(keys)
+    queue.enqueue(keys, torch.arange(5) if rank == 0 else torch.arange(5, 8))
     return {
         "bank": remembered(slice(0, 5) if rank == 0 else slice(5, 8)),
         "every": every,
@@ -65,6 +65,7 @@ def work(rank: int, world_size: int) -> dict[str, torch.Tensor]:
         "own": own,
         "keys": keys,
         "queue": queue.features,
+        "groups": queue.groups,
         "position": queue.position,
     }
 
@@ -90,3 +91,4 @@ def test_two_processes_of_unequal_batches():
     torch.testing.assert_close(first["queue"], keys[[6, 7, 2, 3, 4, 5]])
     assert torch.equal(first["bank"], second["bank"])
     torch.testing.assert_close(first["bank"], remembered(slice(None)))
+    assert first["groups"].tolist() == second["groups"].tolist() == [6, 7, 2, 3, 4, 5]
