@@ -16,6 +16,7 @@ from monai_ssl.losses.masked_reconstruction import (
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+from monai_ssl.losses.point_contrast import PointContrastLoss, point_contrast
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
     OverlapPredictionLoss,
@@ -32,6 +33,7 @@ __all__ = [
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "OverlapPredictionLoss",
+    "PointContrastLoss",
     "all_gather",
     "base_orthogonality",
     "estimate_log_z",
@@ -43,4 +45,5 @@ __all__ = [
     "nt_xent",
     "overlap_prediction",
     "patch_statistics",
+    "point_contrast",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .base import SSLMethod
 from .c2l import C2L
+from .dense_contrast import DenseContrast
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
@@ -12,7 +13,9 @@ from .moco_v2 import MoCoV2
 from .moco_v3 import MoCoV3
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .pirl import PIRL
 from .positives import Relatives, partners, relatives
+from .rotation_prediction import RotationPrediction
 from .simclr import SimCLR
 from .simmim import SimMIM
 from .swin_unetr_pretext import SwinUNETRPretext
@@ -20,6 +23,8 @@ from .voco import VoCo
 
 __all__ = [
     "C2L",
+    "PIRL",
+    "DenseContrast",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
@@ -28,6 +33,7 @@ __all__ = [
     "ModelsGenesis",
     "MomentumContrast",
     "Relatives",
+    "RotationPrediction",
     "SSLMethod",
     "SimCLR",
     "SimMIM",

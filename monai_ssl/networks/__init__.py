@@ -14,6 +14,7 @@ from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
+from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
@@ -23,7 +24,7 @@ from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
-from .upsampling_head import UpsamplingHead, measure_stride
+from .upsampling_head import UpsamplingHead, measure_map, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "MeanTokenViT",
     "MedNeXtClassifier",
     "MedNeXtImageEncoder",
+    "MemoryBank",
     "MomentumCopy",
     "ResNetImageEncoder",
     "SegResNetClassifier",
@@ -64,6 +66,7 @@ __all__ = [
     "cosine_momentum",
     "encoder_architectures",
     "gather_rows",
+    "measure_map",
     "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",

@@ -22,6 +22,7 @@ from monai_ssl.losses import (
     group_nt_xent,
     is_distributed,
     overlap_prediction,
+    point_contrast,
 )
 from monai_ssl.methods import MoCoV3, Relatives, relatives
 from monai_ssl.methods.positives import contrast_views
@@ -86,6 +87,14 @@ def placed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return parts[0] + 2 * parts[1]
 
 
+def pointed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Points of images of which the first process holds one that counts, the second two and one that does not."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    here = torch.tensor([0, 0, 1, 1, 0, 2])[first : first + len(a), None, None]  # positives of each image's points
+    query, key = torch.stack([a, b], 1), torch.stack([b, a.roll(1, 1), -a], 1)  # (B, 2, 4) and (B, 3, 4)
+    return point_contrast(query, key, (torch.arange(3) < here).expand(-1, 2, -1), 0.2)
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
@@ -100,6 +109,7 @@ def cases() -> dict:
         "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),
         "overlap and orthogonality": placed,
+        "point_contrast": pointed,
         "whole-batch loss on every process": spread,
     }
 
