@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .base import SSLMethod
 from .c2l import C2L
+from .hybrid import Hybrid
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
@@ -12,11 +13,16 @@ from .moco_v2 import MoCoV2
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
 from .simmim import SimMIM
+from .supervised import Supervised
+from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedHeads, SupervisedTask
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 
 __all__ = [
     "C2L",
+    "ClassTask",
+    "FindingsTask",
+    "Hybrid",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
@@ -24,7 +30,11 @@ __all__ = [
     "ModelsGenesis",
     "MomentumContrast",
     "SSLMethod",
+    "SegmentationTask",
     "SimMIM",
+    "Supervised",
+    "SupervisedHeads",
+    "SupervisedTask",
     "SwinUNETRPretext",
     "VoCo",
 ]

@@ -15,6 +15,7 @@ from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .momentum import MomentumCopy
+from .pyramid_head import PyramidHead, measure_map_channels
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -46,6 +47,7 @@ __all__ = [
     "MedNeXtClassifier",
     "MedNeXtImageEncoder",
     "MomentumCopy",
+    "PyramidHead",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
@@ -63,6 +65,7 @@ __all__ = [
     "convert_sync_batch_norm",
     "encoder_architectures",
     "gather_rows",
+    "measure_map_channels",
     "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",
