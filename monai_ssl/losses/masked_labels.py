@@ -77,6 +77,7 @@ def masked_cross_entropy(
         raise ValueError(
             f"logits (B, K, *spatial) {tuple(logits.shape)} need labels (B, *spatial), got {tuple(labels.shape)}"
         )
+    class_weights = None if class_weights is None else class_weights.to(logits.dtype)
     known = labels >= 0 if known is None else known & (labels >= 0)
     target = labels.clamp(0, logits.shape[1] - 1).long()
     logits = torch.where(known.unsqueeze(1), logits, 0.0)
@@ -103,6 +104,7 @@ def masked_binary_cross_entropy(logits: Tensor, labels: Tensor, positive_weights
     """
     if logits.shape != labels.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must have one shape (B, K)")
+    positive_weights = None if positive_weights is None else positive_weights.to(logits.dtype)
     known = labels >= 0  # NaN is not
     target = torch.where(known, labels, 0).to(logits.dtype)
     logits = torch.where(known, logits, 0.0)
