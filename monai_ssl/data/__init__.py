@@ -14,6 +14,7 @@ from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, polic
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
 from monai_ssl.data.patch_sampler import PatchSampler, sampling_weights
 from monai_ssl.data.patches import VolumePatchDataset
+from monai_ssl.data.places import LabelledPlaces
 from monai_ssl.data.pool import pool_fingerprint, pretraining_rows
 from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.radiographs import open_radiographs
@@ -41,6 +42,7 @@ __all__ = [
     "FoundVolumes",
     "ImageStore",
     "IntensityPolicy",
+    "LabelledPlaces",
     "MRIntensity",
     "ModalityIntensity",
     "OpenVolume",
