@@ -14,7 +14,8 @@ from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
 from .simmim import SimMIM
 from .supervised import Supervised
-from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedHeads, SupervisedTask
+from .supervised_heads import SupervisedHeads
+from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedTask
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 

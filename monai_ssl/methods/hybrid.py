@@ -29,7 +29,8 @@ from monai_ssl.losses import is_distributed
 from monai_ssl.networks import ImageEncoder
 
 from .base import SSLMethod
-from .supervised_tasks import SupervisedHeads, SupervisedTask
+from .supervised_heads import SupervisedHeads
+from .supervised_tasks import SupervisedTask
 
 __all__ = ["Hybrid"]
 
@@ -44,9 +45,10 @@ class Hybrid(SSLMethod):
     The export has the backbone (and the network's own decoder, if asked); the tasks' heads are in the training's
     checkpoint only, under ``heads.tasks.<name>.head``, not in ``encoder.safetensors``.
 
-    Settings: those of the method, optimiser and rate included. Where the views crop so hard that a finding may be cut
-    away, give the tasks a milder view of their own (``own_view``). With few labels in many images, let the batch be
-    large enough to hold some: a batch without any is fine, its supervised part is 0.
+    Settings: those of the method, optimiser and rate included. A handful of labels is soon learned by heart: compare a
+    weight of 0.1 with 1. Where the views crop so hard that a finding may be cut away, give the tasks a milder view of
+    their own (``own_view``). With few labels in many images, let the batch be large enough to hold some: a batch
+    without any is fine, its supervised part is 0.
 
     Args:
         method: any :class:`SSLMethod`. Its encoder is the encoder.

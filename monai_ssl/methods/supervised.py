@@ -19,7 +19,8 @@ from monai_ssl.networks import ImageEncoder
 
 from .base import SSLMethod
 from .requirements import check_view
-from .supervised_tasks import SupervisedHeads, SupervisedTask
+from .supervised_heads import SupervisedHeads
+from .supervised_tasks import SupervisedTask
 
 __all__ = ["Supervised"]
 
@@ -31,8 +32,8 @@ class Supervised(SSLMethod):
     new ones. The heads stay in the training's checkpoint, under ``heads.tasks.<name>.head``; to fine-tune a classifier
     that is to be used, take the classification bundles.
 
-    Settings: as for fine-tuning, with weaker views than contrastive methods take, so that the class survives; for some
-    thousand images on one GPU, AdamW with learning rate 1e-3 and weight decay 0.05 at batch 64.
+    Settings: as for fine-tuning, with weaker views than contrastive methods take, so that the class survives. A start
+    for some thousand images on one GPU: AdamW, learning rate 1e-3, weight decay 0.05, batch 64, cosine schedule.
 
     Args:
         encoder: the network to train.

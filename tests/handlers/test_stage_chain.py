@@ -13,7 +13,7 @@ from toy_training import ToyImages, toy_trainer
 from monai_ssl.handlers import (
     CollapseMonitor,
     EncoderExport,
-    OnlineKNN,
+    OnlineProbe,
     Throughput,
     TrainingCheckpoint,
     TrainingCurves,
@@ -119,7 +119,7 @@ def test_zero_epochs_hand_the_start_on_bit_for_bit(chain, tmp_path, start, name)
     images = DataLoader(LabelledImages(8, 32), 4)
     handlers = [
         TrainingCheckpoint(tmp_path / "runs"),
-        OnlineKNN([{**batch, "label": torch.tensor([0, 1, 0, 1])} for batch in images], k=2),
+        OnlineProbe([{**batch, "label": torch.tensor([0, 1, 0, 1])} for batch in images], k=2),
         CollapseMonitor(),
         Throughput(),
         TrainingCurves(tmp_path / "curves"),
