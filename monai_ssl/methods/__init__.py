@@ -10,8 +10,11 @@ from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
+from .moco_v3 import MoCoV3
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .positives import Relatives, partners, relatives
+from .simclr import SimCLR
 from .simmim import SimMIM
 from .supervised import Supervised
 from .supervised_heads import SupervisedHeads
@@ -28,14 +31,19 @@ __all__ = [
     "MaskedAutoencoderCNN",
     "MaskedModelling",
     "MoCoV2",
+    "MoCoV3",
     "ModelsGenesis",
     "MomentumContrast",
+    "Relatives",
     "SSLMethod",
     "SegmentationTask",
+    "SimCLR",
     "SimMIM",
     "Supervised",
     "SupervisedHeads",
     "SupervisedTask",
     "SwinUNETRPretext",
     "VoCo",
+    "partners",
+    "relatives",
 ]

@@ -18,7 +18,7 @@ from monai_ssl.handlers import (
     TrainingCheckpoint,
     TrainingCurves,
 )
-from monai_ssl.methods import C2L, ClassTask, Hybrid, MoCoV2, Supervised
+from monai_ssl.methods import C2L, ClassTask, Hybrid, MoCoV2, SimCLR, Supervised
 from monai_ssl.networks import build_encoder
 from monai_ssl.weights import describe_weights, open_encoder, read_manifest, save_encoder, start_from
 
@@ -36,6 +36,7 @@ def encoder():
 
 HEADS = {
     "Supervised": lambda e: Supervised(e, ClassTask("label", 2)),
+    "SimCLR": lambda e: SimCLR(e),
     "MoCoV2": lambda e: MoCoV2(e, embedding_dim=8, queue_size=16),
     "C2L": lambda e: C2L(e, embedding_dim=8, queue_size=16),
     "Hybrid(MoCoV2)": lambda e: Hybrid(MoCoV2(e, embedding_dim=8, queue_size=16), ClassTask("label", 2)),
@@ -67,7 +68,7 @@ def stage(folder, name: str, start=None, max_epochs: int = 1, seed: int = 0, han
 def chain(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("chain")
     path, stages = None, {}
-    for seed, name in enumerate(("Supervised", "MoCoV2", "C2L", "Hybrid(MoCoV2)")):
+    for seed, name in enumerate(("Supervised", "SimCLR", "C2L", "Hybrid(MoCoV2)")):
         path, begun, method = stage(folder, name, path, max_epochs=1 + seed % 2, seed=seed)
         stages[name] = (path, begun, method)
     return stages
@@ -82,7 +83,7 @@ def test_every_manifest_lists_the_stages_before_with_method_and_images(chain):
         assert [(s["method"], s["images_seen"]) for s in manifest["lineage"] or ()] == before
         assert all(s["data_fingerprint"] == "0123456789abcdef" for s in manifest["lineage"] or ())
         before.append((name, manifest["images_seen"]))
-    assert "Supervised -> MoCoV2 -> C2L" in describe_weights(chain["Hybrid(MoCoV2)"][0])
+    assert "Supervised -> SimCLR -> C2L" in describe_weights(chain["Hybrid(MoCoV2)"][0])
 
 
 def test_the_backbone_is_carried_over_and_heads_are_new(chain):
