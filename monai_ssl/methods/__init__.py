@@ -6,6 +6,7 @@ from __future__ import annotations
 from .base import SSLMethod
 from .c2l import C2L
 from .dense_contrast import DenseContrast
+from .hybrid import Hybrid
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
@@ -18,13 +19,19 @@ from .positives import Relatives, partners, relatives
 from .rotation_prediction import RotationPrediction
 from .simclr import SimCLR
 from .simmim import SimMIM
+from .supervised import Supervised
+from .supervised_heads import SupervisedHeads
+from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedTask
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 
 __all__ = [
     "C2L",
     "PIRL",
+    "ClassTask",
     "DenseContrast",
+    "FindingsTask",
+    "Hybrid",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
@@ -35,8 +42,12 @@ __all__ = [
     "Relatives",
     "RotationPrediction",
     "SSLMethod",
+    "SegmentationTask",
     "SimCLR",
     "SimMIM",
+    "Supervised",
+    "SupervisedHeads",
+    "SupervisedTask",
     "SwinUNETRPretext",
     "VoCo",
     "partners",

@@ -16,6 +16,7 @@ from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
+from .pyramid_head import PyramidHead, measure_map_channels
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -48,6 +49,7 @@ __all__ = [
     "MedNeXtImageEncoder",
     "MemoryBank",
     "MomentumCopy",
+    "PyramidHead",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
@@ -67,6 +69,7 @@ __all__ = [
     "encoder_architectures",
     "gather_rows",
     "measure_map",
+    "measure_map_channels",
     "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",
