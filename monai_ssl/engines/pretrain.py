@@ -50,7 +50,9 @@ class PretrainTrainer(Trainer):
         method: a :class:`monai_ssl.methods.SSLMethod`; moved to ``device``.
         optimizer: over the method's parameters; its learning rate is the schedule's peak.
         views: ``views(image, generator=..., extent=...) -> list of (B, C, *size)``, for example a
-            :class:`monai_ssl.transforms.MultiView`. A generator on ``device`` is passed.
+            :class:`monai_ssl.transforms.MultiView`. A generator on ``device`` is passed. Views with a true
+            ``wants_source``, as :class:`monai_ssl.transforms.SourceViews`, also get ``source=batch["source"]``, which
+            stays where the loader put it.
         seed: of the views' generator (each process draws its own stream of it).
         map_keys: entries of a batch that are maps of its images, (B, 1, *spatial) of any type: label maps, or where
             voxels are valid. Views that can ``draw`` and ``apply``, as a :class:`monai_ssl.transforms.MultiView`, take
@@ -253,13 +255,15 @@ class PretrainTrainer(Trainer):
             raise ValueError("the loader must yield dictionaries with the entry 'image': (B, C, *spatial)")
         batch = {key: self._moved(value) for key, value in batchdata.items()}
         image, extent, maps = batch["image"], batch.get("extent"), [key for key in self.map_keys if key in batch]
+        # Not the moved one: views are chosen by its values, and looking at them must not wait for the device.
+        told = {"source": batchdata.get("source")} if getattr(self.views, "wants_source", False) else {}
         with torch.no_grad():
             if maps and hasattr(self.views, "draw"):
-                params = self.views.draw(image.shape, self.generator, image.device, extent)
+                params = self.views.draw(image.shape, self.generator, image.device, extent, **told)
                 views = self.views.apply(image, params)
                 batch |= {key: self.views.apply(batch[key], params, "nearest") for key in maps}
             else:
-                views = self.views(image, generator=self.generator, extent=extent)
+                views = self.views(image, generator=self.generator, extent=extent, **told)
         return batch | {"views": views, "generator": self.generator}
 
     def _moved(self, value: Any) -> Any:

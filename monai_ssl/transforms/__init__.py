@@ -33,7 +33,7 @@ from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.resample import RandomResample
-from monai_ssl.transforms.source_views import SourceViews
+from monai_ssl.transforms.source_views import SourceViews, modality_views
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
 from monai_ssl.transforms.ultrasound import RandomDepthGain, RandomSpeckle, ultrasound_views
@@ -88,6 +88,7 @@ __all__ = [
     "grid_box_centers",
     "masked_views",
     "moco_v2_views",
+    "modality_views",
     "radiograph_views",
     "ultrasound_views",
     "volume_augmentation",

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views by the source of each image, so that radiographs, CT, MR and ultrasound in one run each get their own policy."""
+"""Views by the source of each image: in one run radiographs, CT, MR and ultrasound each get their own policy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from monai_ssl.transforms.base import Params
+from monai_ssl.transforms.presets import radiograph_views
+from monai_ssl.transforms.ultrasound import ultrasound_views
 from monai_ssl.transforms.views import MultiView
+from monai_ssl.transforms.volume_presets import volume_views
 
-__all__ = ["SourceParams", "SourceViews"]
+__all__ = ["SourceParams", "SourceViews", "modality_views"]
 
 
 class SourceParams(NamedTuple):
@@ -100,8 +103,10 @@ class SourceViews:
                 different sizes.
         """
         if source is None or len(source) != shape[0]:
-            have = "none" if source is None else str(len(source))
-            raise ValueError(f"views by source need the source of each of {shape[0]} images, got {have}; see SourceMixture")
+            raise ValueError(
+                f"views by source need the number of the source of each of {shape[0]} images, got "
+                f"{'none' if source is None else len(source)}: the dataset must give 'source', as SourceMixture does"
+            )
         self._check_sizes(shape)
         numbers = torch.as_tensor(source, dtype=torch.int64).cpu()
         drawn = []
@@ -128,8 +133,16 @@ class SourceViews:
             self.views[own.source].apply(x.index_select(0, own.rows.to(x.device)), own.params, interpolation)
             for own in params
         ]
-        back = torch.cat([own.rows for own in params]).argsort().to(x.device)
-        return [torch.cat(view).index_select(0, back) for view in zip(*parts, strict=True)]
+        return _put_back(parts, params)
+
+    def positions(
+        self, shape: Sequence[int], params: Sequence[SourceParams], stride: int | Sequence[int] = 1
+    ) -> list[torch.Tensor]:
+        """Where each view was read, see :meth:`monai_ssl.transforms.MultiView.positions`."""
+        if params[0].rows is None:
+            return self.views[params[0].source].positions(shape, params[0].params, stride)
+        parts = [self.views[own.source].positions((len(own.rows), *shape[1:]), own.params, stride) for own in params]
+        return _put_back(parts, params)
 
     def __call__(
         self,
@@ -142,7 +155,7 @@ class SourceViews:
         return self.apply(image, self.draw(image.shape, generator, image.device, extent, source))
 
     def __repr__(self) -> str:
-        return f"SourceViews({ {self.names[number]: policy for number, policy in self.views.items()} !r})"
+        return f"SourceViews({ {self.names[number]: policy for number, policy in self.views.items()}!r})"
 
     def _check_sizes(self, shape: Sequence[int]) -> None:
         """Compare the sizes of the views that the policies make of such images, once for 2D and 3D."""
@@ -158,6 +171,49 @@ class SourceViews:
         self._checked.add(len(shape))
 
 
+def _put_back(parts: list[list[torch.Tensor]], params: Sequence[SourceParams]) -> list[torch.Tensor]:
+    """Bring each view of each source's images back to the order of the batch."""
+    back = torch.cat([own.rows for own in params]).argsort()
+    return [torch.cat(view).index_select(0, back.to(view[0].device)) for view in zip(*parts, strict=True)]
+
+
 def _device_of(params: list[Params], device: torch.device | str | None) -> torch.device | str:
     """Where the parameters live."""
     return next((value.device for own in params for value in own.values()), device or "cpu")
+
+
+def modality_views(
+    modality: str | None,
+    size: int | tuple[int, ...],
+    spatial_dims: int = 2,
+    *,
+    volumes: bool = False,
+    limits_hu: tuple[float, float] | None = None,
+    **options: Any,
+) -> MultiView:
+    """The ready policy of views for images of a modality.
+
+    CT and MR get :func:`volume_views` in 2D (slices) and 3D alike, ultrasound (US) gets :func:`ultrasound_views`, all
+    others, and unknown ones, :func:`radiograph_views`; of volumes :func:`volume_views` for any modality.
+
+    Args:
+        modality: a term of DICOM's Modality, or None.
+        size: side(s) of the views in pixels.
+        spatial_dims: 2 or 3.
+        volumes: whether they are volumes or slices of them.
+        limits_hu: of CT: what 0 and 1 stand for; None: no other window is drawn.
+        options: further arguments of that policy.
+
+    Raises:
+        TypeError: the policy has no such option.
+        ValueError: an argument is wrong.
+
+    Example:
+        >>> [type(step).__name__ for step in modality_views("MR", 32).chains[0].transforms][:2]
+        ['RandomResample', 'RandomBiasField']
+    """
+    if modality in ("CT", "MR") or volumes:
+        own = modality if modality in ("CT", "MR") else None
+        return volume_views(size, own, spatial_dims, limits_hu=limits_hu if own == "CT" else None, **options)
+    policy = ultrasound_views if modality == "US" else radiograph_views
+    return policy(size, spatial_dims, **options)
