@@ -106,11 +106,11 @@ def test_a_bands_energy_grows_with_the_squared_gain(shape):
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_each_band_is_twice_as_coarse_as_the_one_before(spatial_dims):
-    """A wave of 4 * 2**k pixels answers to the gain of band k more than to any other."""
+    """A wave of 5 * 2**k pixels answers to the gain of band k more than to any other."""
     side, transform = 64, RandomBandEnergy(bands=4)
     at = torch.arange(side) + 0.5
     for k in range(3):
-        wave = (2 * math.pi * at / (4 * 2**k)).sin().expand(1, 1, *[side] * spatial_dims)
+        wave = (2 * math.pi * at / (5 * 2**k)).sin().expand(1, 1, *[side] * spatial_dims)
         answer = []
         for band in range(4):
             gains = torch.ones(1, 4)
