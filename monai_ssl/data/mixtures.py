@@ -105,7 +105,7 @@ class SourceMixture(Dataset):
         for source in sources:
             places = [place for place, (number, _) in enumerate(located) if number == source]
             for place, item in zip(places, self._fetch(source, [located[p][1] for p in places]), strict=True):
-                items[place] = self.missing | item
+                items[place] = item
         common = [key for key in items[0] if all(key in item for item in items)]
         return [{key: item[key] for key in common} for item in items]
 
