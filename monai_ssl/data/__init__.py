@@ -16,7 +16,9 @@ from monai_ssl.data.mixture_sampler import MixtureSampler
 from monai_ssl.data.mixtures import SourceMixture
 from monai_ssl.data.patch_sampler import PatchSampler, sampling_weights
 from monai_ssl.data.patches import VolumePatchDataset
+from monai_ssl.data.places import LabelledPlaces
 from monai_ssl.data.pool import pool_fingerprint, pretraining_rows
+from monai_ssl.data.positives import positive_groups
 from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
@@ -55,6 +57,7 @@ __all__ = [
     "ImageSource",
     "ImageStore",
     "IntensityPolicy",
+    "LabelledPlaces",
     "MRIntensity",
     "MixtureSampler",
     "ModalityIntensity",
@@ -102,6 +105,7 @@ __all__ = [
     "open_volumes",
     "policy_from_dict",
     "pool_fingerprint",
+    "positive_groups",
     "prepare_store",
     "prepare_volumes",
     "pretraining_rows",
