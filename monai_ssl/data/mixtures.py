@@ -29,7 +29,8 @@ class SourceMixture(Dataset):
 
     * ``"index"`` is counted on: rows of the first source's store, then those of the second. ``locate_index`` goes back.
     * ``"group_id"`` (patients) is numbered anew over all sources: two of them share a number only where their
-      identifiers are the same salted hash. Unknown, -1, stays -1.
+      identifiers are the same salted hash. ``"positive_id"`` numbers positives within a source, and each source gets
+      numbers of its own. Unknown, -1, stays -1.
 
     Items fetched together for one batch keep the entries of their source if all come from one; of several sources only
     those entries are kept that all of them have, after ``missing`` was filled in.
@@ -120,10 +121,10 @@ class SourceMixture(Dataset):
         item["source"] = source
         if "index" in item:
             item["index"] = int(item["index"]) + int(self._index_starts[source])
-        group = item.get("group_id")
-        if group is not None and int(group) >= 0:
-            numbers = self._groups[source]
-            item["group_id"] = (source + 1) * _OWN_NUMBERS + int(group) if numbers is None else numbers[int(group)]
+        for key, known in (("group_id", self._groups[source]), ("positive_id", None)):
+            if item.get(key, -1) >= 0:
+                own = int(item[key])
+                item[key] = (source + 1) * _OWN_NUMBERS + own if known is None else known[own]
         return self.missing | item
 
 

@@ -34,6 +34,7 @@ class VolumeSliceDataset(VolumePatchDataset):
         valid_above: give ``"valid"`` (1, H, W) bool too, see ``VolumePatchDataset``.
         blanked_labels: see ``VolumePatchDataset``.
         cache: see ``VolumePatchDataset``; ``"memory"`` keeps whole volumes.
+        positives: see ``StoreDataset``.
 
     Raises:
         ValueError: if the store holds no volumes, rows lack a label map, an argument is out of range, or the cache
@@ -55,6 +56,7 @@ class VolumeSliceDataset(VolumePatchDataset):
         valid_above: float | None = None,
         blanked_labels: Sequence[int] = (),
         cache: str = "none",
+        positives: Sequence[int] | np.ndarray | None = None,
     ):
         if axis not in (0, 1, 2):
             raise ValueError(f"axis is {axis}; use 0, 1 or 2 of the stored axes (D, H, W)")
@@ -67,6 +69,7 @@ class VolumeSliceDataset(VolumePatchDataset):
             valid_above=valid_above,
             blanked_labels=blanked_labels,
             cache=cache,
+            positives=positives,
         )
         self.axis = axis
         self.within_body = within_body

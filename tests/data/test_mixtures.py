@@ -74,6 +74,18 @@ def test_patients_have_one_number_wherever_they_are(stores):
     assert numbers[0] == numbers[6] and numbers[2] == numbers[8]
 
 
+def test_numbers_of_positives_are_each_sources_own(stores):
+    flat = StoreDataset(stores.flat, positives=[0, 0, 1, 2, 2, 3, 4, 5, -1])
+    mixture = SourceMixture({"flat": flat, "ct": VolumeSliceDataset(stores.ct, positives=[0, 1, 1])})
+    numbers = [mixture[code]["positive_id"] for code in range(12)]
+    assert numbers[8] == -1 and numbers[0] == numbers[1] != numbers[9] and numbers[10] == numbers[11]
+    assert len(set(numbers)) == 9
+    batch = PadCollate()(mixture.__getitems__([0, 9, 1]))
+    assert batch["positive_id"].dtype == torch.int64 and batch["positive_id"].tolist() == [
+        numbers[i] for i in (0, 9, 1)
+    ]
+
+
 def test_a_batch_of_one_source_keeps_its_entries_and_a_mixed_one_the_common_ones(stores):
     collate, mixture = PadCollate(), mixture_of(stores)
     pure = collate(mixture.__getitems__([6, 16, 26]))
