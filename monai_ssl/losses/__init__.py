@@ -15,7 +15,19 @@ from monai_ssl.losses.masked_reconstruction import (
     patch_statistics,
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
+from monai_ssl.losses.negative_cosine import (
+    CosineRegressionLoss,
+    NegativeCosineLoss,
+    cosine_regression,
+    negative_cosine,
+)
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+from monai_ssl.losses.redundancy_reduction import (
+    RedundancyReductionLoss,
+    redundancy_reduction,
+    redundancy_terms,
+)
+from monai_ssl.losses.vicreg import VICRegLoss, vicreg, vicreg_terms
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
     OverlapPredictionLoss,
@@ -26,21 +38,31 @@ from monai_ssl.losses.volume_contrast import (
 __all__ = [
     "BaseOrthogonalityLoss",
     "ConstantZNCELoss",
+    "CosineRegressionLoss",
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
+    "NegativeCosineLoss",
     "OverlapPredictionLoss",
+    "RedundancyReductionLoss",
+    "VICRegLoss",
     "all_gather",
     "base_orthogonality",
+    "cosine_regression",
     "estimate_log_z",
     "group_nt_xent",
     "info_nce",
     "is_distributed",
     "masked_reconstruction",
     "nce_constant_z",
+    "negative_cosine",
     "nt_xent",
     "overlap_prediction",
     "patch_statistics",
+    "redundancy_reduction",
+    "redundancy_terms",
+    "vicreg",
+    "vicreg_terms",
 ]

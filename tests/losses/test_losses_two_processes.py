@@ -14,10 +14,13 @@ from monai_ssl.losses import (
     ConstantZNCELoss,
     InfoNCELoss,
     NTXentLoss,
+    RedundancyReductionLoss,
+    VICRegLoss,
     all_gather,
     base_orthogonality,
     group_nt_xent,
     is_distributed,
+    negative_cosine,
     overlap_prediction,
 )
 
@@ -61,6 +64,11 @@ def placed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return parts[0] + 2 * parts[1]
 
 
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """More than twice as many dimensions as samples: 4 -> 20."""
+    return torch.cat([x, x**2, x**3, x.sin(), x.cos()], dim=1)
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
@@ -72,6 +80,11 @@ def cases() -> dict:
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),
         "overlap and orthogonality": placed,
         "whole-batch loss on every process": spread,
+        "negative cosine": negative_cosine,
+        "redundancy reduction": RedundancyReductionLoss(0.5),
+        "redundancy reduction, many dimensions": lambda a, b: RedundancyReductionLoss(0.5)(widened(a), widened(b)),
+        "vicreg": VICRegLoss(target_std=3.0),
+        "vicreg, many dimensions": lambda a, b: VICRegLoss(target_std=3.0)(widened(a), widened(b)),
     }
 
 
