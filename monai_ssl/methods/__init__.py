@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from .barlow_twins import BarlowTwins
 from .base import SSLMethod
+from .byol import BYOL
 from .c2l import C2L
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
@@ -12,11 +14,15 @@ from .moco_v2 import MoCoV2
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
 from .simmim import SimMIM
+from .simsiam import SimSiam
 from .swin_unetr_pretext import SwinUNETRPretext
+from .vicreg import VICReg
 from .voco import VoCo
 
 __all__ = [
+    "BYOL",
     "C2L",
+    "BarlowTwins",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
@@ -25,6 +31,8 @@ __all__ = [
     "MomentumContrast",
     "SSLMethod",
     "SimMIM",
+    "SimSiam",
     "SwinUNETRPretext",
+    "VICReg",
     "VoCo",
 ]

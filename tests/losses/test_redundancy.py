@@ -58,7 +58,7 @@ def test_equals_monai_but_for_its_mix_of_two_deviations(batch):
     assert BarlowTwinsLoss()(a, a).item() > 8 / batch**2 * 0.999, "equal views still cost something"
     assert redundancy_terms(a, a)[0].item() < 1e-6 or batch == 2
     ours = redundancy_reduction(a, b, 0.01).item()
-    assert ours == pytest.approx(theirs, rel=0.1) if batch == 64 else ours < theirs
+    assert ours < theirs
 
 
 def test_closed_forms():
