@@ -62,8 +62,8 @@ class PretrainTrainer(Trainer):
         accumulate: iterations whose gradients are averaged into one step.
         clip_norm: largest gradient norm; None does not clip.
         epoch_length: iterations an epoch, at most ``len(train_data_loader)``, which is the default.
-        learning_rate_schedule: factor on each group's learning rate, see :mod:`monai_ssl.engines.schedules`; groups with
-            ``"constant_lr": True`` keep the optimiser's.
+        learning_rate_schedule: factor on each group's learning rate, see :mod:`monai_ssl.engines.schedules`; groups
+            with ``"constant_lr": True`` keep the optimiser's.
         weight_decay_schedule: factor on each group's weight decay.
         synchronize_batch_norm: in a process group, let BatchNorm use the batches of all processes.
         find_unused_parameters: for methods some of whose parameters get no gradient in some steps (distributed only).

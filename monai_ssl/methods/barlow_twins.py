@@ -34,9 +34,9 @@ class BarlowTwins(SSLMethod):
     The defaults are the paper's: lambda 5e-3 and a projector of three layers of 8192, BatchNorm and ReLU after the
     first two. The recipe beside them: LARS, learning rate 0.2 x batch / 256 for weights and 0.0048 x batch / 256 for
     biases and BatchNorm, weight decay 1.5e-6 for the weights, batch 2048 (256 does nearly as well), 1000 epochs, cosine
-    schedule to a thousandth after 10 epochs of warm-up. The features want to be many, in the paper more always helped;
-    with a ResNet-18 the default projector has 138 million parameters, twelve times the encoder's, and with 2048 features
-    9 million. Up to 4096 images a batch no matrix of 8192 x 8192 is formed.
+    schedule to a thousandth after 10 epochs of warm-up. The features want to be many, in the paper more always helped.
+    With a ResNet-18 the default projector has 138 million parameters, twelve times the encoder's, and with 2048
+    features 9 million. Below 4096 images a batch no matrix of 8192 x 8192 is formed.
 
     Args:
         encoder: the network to pretrain.

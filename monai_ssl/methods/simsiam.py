@@ -36,8 +36,8 @@ class SimSiam(SSLMethod):
 
     The defaults are the paper's: a projector of three layers of 2048 with BatchNorm after each (the last without ReLU,
     scale and shift), a predictor 2048 - 512 - 2048 with BatchNorm in its hidden layer. The recipe beside them: SGD with
-    momentum 0.9, learning rate 0.05 x batch / 256 on a cosine schedule, weight decay 1e-4, batch 512 (256 does as well),
-    100 to 800 epochs. The predictor's rate is constant (section 4.2): :meth:`parameter_groups`.
+    momentum 0.9, learning rate 0.05 x batch / 256 on a cosine schedule, weight decay 1e-4, batch 512 (256 does as
+    well), 100 to 800 epochs. The predictor's rate is constant (section 4.2): :meth:`parameter_groups`.
 
     Args:
         encoder: the network to pretrain.

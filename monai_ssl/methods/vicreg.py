@@ -36,11 +36,11 @@ class VICReg(SSLMethod):
     Both views pass through the network as one batch. Variance and covariance are those of the whole batch over all
     processes.
 
-    The defaults are the paper's: weights 25, 25 and 1, and an expander of three layers of 8192, BatchNorm and ReLU after
-    the first two. The recipe beside them: LARS, learning rate 0.2 x batch / 256, weight decay 1e-6, batch 2048, 1000
-    epochs, cosine schedule after 10 epochs of warm-up. With a ResNet-18 the default expander has 138 million parameters,
-    twelve times the encoder's, and with 2048 features 9 million. Up to 4096 images a batch no matrix of 8192 x 8192 is
-    formed.
+    The defaults are the paper's: weights 25, 25 and 1, and an expander of three layers of 8192, BatchNorm and ReLU
+    after the first two. The recipe beside them: LARS, learning rate 0.2 x batch / 256, weight decay 1e-6, batch 2048,
+    1000 epochs, cosine schedule after 10 epochs of warm-up. With a ResNet-18 the default expander has 138 million
+    parameters, twelve times the encoder's, and with 2048 features 9 million. Below 4096 images a batch no matrix of
+    8192 x 8192 is formed.
 
     Args:
         encoder: the network to pretrain.
