@@ -11,8 +11,11 @@ from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
+from .moco_v3 import MoCoV3
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .positives import Relatives, partners, relatives
+from .simclr import SimCLR
 from .simmim import SimMIM
 from .simsiam import SimSiam
 from .swin_unetr_pretext import SwinUNETRPretext
@@ -27,12 +30,17 @@ __all__ = [
     "MaskedAutoencoderCNN",
     "MaskedModelling",
     "MoCoV2",
+    "MoCoV3",
     "ModelsGenesis",
     "MomentumContrast",
+    "Relatives",
     "SSLMethod",
+    "SimCLR",
     "SimMIM",
     "SimSiam",
     "SwinUNETRPretext",
     "VICReg",
     "VoCo",
+    "partners",
+    "relatives",
 ]

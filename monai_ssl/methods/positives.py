@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_ssl.losses import is_distributed
+from monai_ssl.losses import group_nt_xent, is_distributed, nt_xent
 
-__all__ = ["Relatives", "partners", "relatives"]
+__all__ = ["Relatives", "contrast_views", "partners", "relatives"]
 
 
 class Relatives(NamedTuple):
@@ -51,10 +51,14 @@ def relatives(batch: dict[str, Any], patient_positives: bool, exclude_own_patien
     """Read from a batch what two options of the contrastive methods ask for.
 
     Args:
-        batch: see the module's text.
+        batch: with ``"views"``, and ``"group_id"`` (B,), the number of each image's patient; perhaps ``"positive_id"``
+            (B,), equal for images of one patient that are positives of one another, see
+            :func:`monai_ssl.data.positive_groups`. Where it is missing the whole patient is. A negative number means:
+            not known; such an image has no relatives.
         patient_positives: images of one ``"positive_id"``, or else of one ``"group_id"``, are positives. The rest of
             their patient is no negative either, as with the other option.
-        exclude_own_patient: images of one ``"group_id"`` are no negatives of one another.
+        exclude_own_patient: images of one ``"group_id"`` are no negatives of one another. Not for batches in which
+            other places of the same volume are the negatives that are to teach anatomy.
 
     Returns:
         Numbers in which every image that is not known to have relatives stands alone.
@@ -106,12 +110,27 @@ def partners(groups: Tensor, generator: torch.Generator | None = None) -> Tensor
     order = torch.arange(size, device=groups.device)
     if generator is not None:
         order = torch.randperm(size, generator=generator, device=groups.device)
-    rank = torch.arange(size, device=groups.device)
+    rank = torch.arange(size, device=groups.device, dtype=torch.int32)
     shuffled = groups[order]
     related = (shuffled[:, None] == shuffled) & (shuffled >= 0)[:, None]
-    steps = (rank - rank[:, None] - 1) % size + 1  # (B, B), how far on the other is, round the end; oneself: B
+    steps = (rank - rank[:, None]).sub_(1).remainder_(size).add_(1)  # (B, B): how far on the other is; oneself: B
     nearest = steps.masked_fill_(~related, size).amin(dim=1)
     return torch.empty_like(order).scatter_(0, order, order[(rank + nearest) % size])
+
+
+def contrast_views(view_a: Tensor, view_b: Tensor, related: Relatives, temperature: float | Tensor) -> Tensor:
+    """NT-Xent of two views' embeddings (B, D), not normalised, over all processes, with relatives heeded.
+
+    Raises:
+        ValueError: see :func:`monai_ssl.losses.nt_xent`.
+    """
+    options = {"temperature": temperature, "gather_distributed": True}
+    if related.patient is None:
+        return nt_xent(view_a, view_b, **options)
+    positive = related.positive
+    if positive is None:
+        positive = _alone_where_unknown(torch.full_like(related.patient, -1))
+    return group_nt_xent(view_a, view_b, positive, exclude=related.patient, **options)
 
 
 def _alone_where_unknown(ids: Tensor) -> Tensor:
