@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 # Thresholds on the spread (1 = over the whole sphere, 0 = one point) and on the share of usable directions. Chosen
 # well outside what healthy trainings show after the start (spread 0.7 to 1, directions 0.3 to 0.9).
-_NO_SPREAD, _LOW_SPREAD, _NO_DIRECTIONS, _SHRUNK = 0.05, 0.2, 0.02, 0.5
+_NO_SPREAD, _LOW_SPREAD, _NO_DIRECTIONS, _FEW_DIRECTIONS, _SHRUNK = 0.05, 0.2, 0.02, 0.1, 0.5
+# Embeddings of thousands of dimensions need not use more directions than others to be off a line.
+_ENOUGH_DIRECTIONS = 128
 # No alarm before this step: with very short epochs the first measurements are only a few steps apart.
 _FIRST_STEPS = 20
 
@@ -53,6 +55,7 @@ def judge_embeddings(
         best_rank: the highest rank so far.
         starting: the training has only begun; low values are no alarm yet.
     """
+    enough = min(max_rank, _ENOUGH_DIRECTIONS)
     figures = f"spread {spread:.2f} of 1, {rank:.1f} of {max_rank} directions used"
     level, advice = "healthy", ""
     if spread < _NO_SPREAD:
@@ -61,7 +64,7 @@ def judge_embeddings(
             "all images get nearly the same embedding. Lower the learning rate or lengthen its warm-up, check that the "
             "views differ and the images are not constant, and keep the teacher slow (momentum 0.99 or more)"
         )
-    elif rank < max(1.5, _NO_DIRECTIONS * max_rank):
+    elif rank < max(1.5, _NO_DIRECTIONS * enough):
         level = "collapsed"
         advice = (
             "the embeddings lie on a line. Use a lower learning rate or larger batches, and, where the method has "
@@ -72,6 +75,12 @@ def judge_embeddings(
         advice = (
             f"{best_rank:.1f} directions were used before. If it goes on, lower the learning rate, strengthen the "
             "views or use more negatives"
+        )
+    elif rank < _FEW_DIRECTIONS * enough:
+        level = "shrinking"
+        advice = (
+            "these are few. If it goes on, lower the learning rate or use larger batches, a longer warm-up or more "
+            "negatives"
         )
     elif spread < _SHRUNK * best_spread or spread < _LOW_SPREAD:
         level = "shrinking"
@@ -89,8 +98,9 @@ class CollapseMonitor:
     """Measure the embeddings of the last steps, log a verdict when it changes, and stop a collapsed training if asked.
 
     It measures every ``every_steps`` steps and, until there are ``grace + 2`` measurements, at the end of each epoch in
-    which it has not measured yet: short trainings get a verdict too, and long ones within their first epochs. A
-    verdict of the first ``grace`` measurements or the first 20 steps is at worst ``"starting"``.
+    which it has not measured yet: short trainings get a verdict too, and long ones within their first epochs. The
+    additional measurements do not count as the best so far, with which later ones are compared: untrained networks use
+    many directions. A verdict of the first ``grace`` measurements or the first 20 steps is at worst ``"starting"``.
 
     Writes ``embedding_std``, ``embedding_rank``, ``uniformity`` and ``alignment`` into ``engine.state.metrics``
     (definitions: :mod:`monai_ssl.metrics`), and the verdict as text into ``engine.state.embedding_health``. Alignment
@@ -181,12 +191,13 @@ class CollapseMonitor:
             return
         spread, rank = feature_std(x).item(), effective_rank(x, center=True).item()
         starting = self.measurements <= self.grace or engine.optimizer_steps < _FIRST_STEPS
-        if not starting:
+        if engine.optimizer_steps % self.every_steps == 0 and self.measurements > self.grace:
             self.best_spread, self.best_rank = max(self.best_spread, spread), max(self.best_rank, rank)
         engine.state.metrics.update(
             embedding_std=spread, embedding_rank=rank, uniformity=uniformity(x).item(), **_alignment(engine)
         )
-        health = judge_embeddings(spread, rank, min(x.shape), self.best_spread, self.best_rank, starting)
+        best = max(self.best_spread, spread), max(self.best_rank, rank)
+        health = judge_embeddings(spread, rank, min(x.shape), *best, starting)
         engine.state.embedding_health = str(health)
         self.collapsed_in_a_row = self.collapsed_in_a_row + 1 if health.level == "collapsed" else 0
         if health.level != self.level:
