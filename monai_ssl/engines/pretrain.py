@@ -66,7 +66,8 @@ class PretrainTrainer(Trainer):
         accumulate: iterations whose gradients are averaged into one step.
         clip_norm: largest gradient norm; None does not clip.
         epoch_length: iterations an epoch, at most ``len(train_data_loader)``, which is the default.
-        learning_rate_schedule: factor on each group's learning rate, see :mod:`monai_ssl.engines.schedules`.
+        learning_rate_schedule: factor on each group's learning rate, see :mod:`monai_ssl.engines.schedules`; groups
+            with ``"constant_lr": True`` keep the optimiser's.
         weight_decay_schedule: factor on each group's weight decay.
         synchronize_batch_norm: in a process group, let BatchNorm use the batches of all processes.
         find_unused_parameters: for methods some of whose parameters get no gradient in some steps (distributed only).
@@ -332,7 +333,7 @@ class PretrainTrainer(Trainer):
 
     def _step(self) -> None:
         for group in self.optimizer.param_groups:
-            if self.learning_rate_schedule is not None:
+            if self.learning_rate_schedule is not None and not group.get("constant_lr", False):
                 group["lr"] = group["initial_lr"] * self.learning_rate_schedule(self.optimizer_steps, self.total_steps)
             if self.weight_decay_schedule is not None:
                 factor = self.weight_decay_schedule(self.optimizer_steps, self.total_steps)

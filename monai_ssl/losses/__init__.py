@@ -24,8 +24,20 @@ from monai_ssl.losses.masked_reconstruction import (
     patch_statistics,
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
+from monai_ssl.losses.negative_cosine import (
+    CosineRegressionLoss,
+    NegativeCosineLoss,
+    cosine_regression,
+    negative_cosine,
+)
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
 from monai_ssl.losses.point_contrast import PointContrastLoss, point_contrast
+from monai_ssl.losses.redundancy_reduction import (
+    RedundancyReductionLoss,
+    redundancy_reduction,
+    redundancy_terms,
+)
+from monai_ssl.losses.vicreg import VICRegLoss, vicreg, vicreg_terms
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
     OverlapPredictionLoss,
@@ -37,6 +49,7 @@ __all__ = [
     "IGNORED_LABEL",
     "BaseOrthogonalityLoss",
     "ConstantZNCELoss",
+    "CosineRegressionLoss",
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
@@ -45,10 +58,14 @@ __all__ = [
     "MaskedDiceCrossEntropyLoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
+    "NegativeCosineLoss",
     "OverlapPredictionLoss",
     "PointContrastLoss",
+    "RedundancyReductionLoss",
+    "VICRegLoss",
     "all_gather",
     "base_orthogonality",
+    "cosine_regression",
     "estimate_log_z",
     "group_nt_xent",
     "info_nce",
@@ -58,8 +75,13 @@ __all__ = [
     "masked_dice",
     "masked_reconstruction",
     "nce_constant_z",
+    "negative_cosine",
     "nt_xent",
     "overlap_prediction",
     "patch_statistics",
     "point_contrast",
+    "redundancy_reduction",
+    "redundancy_terms",
+    "vicreg",
+    "vicreg_terms",
 ]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from .barlow_twins import BarlowTwins
 from .base import SSLMethod
+from .byol import BYOL
 from .c2l import C2L
 from .dense_contrast import DenseContrast
 from .hybrid import Hybrid
@@ -19,15 +21,19 @@ from .positives import Relatives, partners, relatives
 from .rotation_prediction import RotationPrediction
 from .simclr import SimCLR
 from .simmim import SimMIM
+from .simsiam import SimSiam
 from .supervised import Supervised
 from .supervised_heads import SupervisedHeads
 from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedTask
 from .swin_unetr_pretext import SwinUNETRPretext
+from .vicreg import VICReg
 from .voco import VoCo
 
 __all__ = [
+    "BYOL",
     "C2L",
     "PIRL",
+    "BarlowTwins",
     "ClassTask",
     "DenseContrast",
     "FindingsTask",
@@ -45,10 +51,12 @@ __all__ = [
     "SegmentationTask",
     "SimCLR",
     "SimMIM",
+    "SimSiam",
     "Supervised",
     "SupervisedHeads",
     "SupervisedTask",
     "SwinUNETRPretext",
+    "VICReg",
     "VoCo",
     "partners",
     "relatives",

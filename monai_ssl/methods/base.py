@@ -79,6 +79,8 @@ class SSLMethod(nn.Module, ABC):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Return trainable parameters for an optimiser; biases and normalisation parameters are not decayed.
 
+        A group may have the entry ``"constant_lr": True``: the trainer's schedule then leaves its learning rate alone.
+
         Args:
             weight_decay: decay of the weights (parameters of two and more dimensions).
         """

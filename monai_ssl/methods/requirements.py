@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from monai_ssl.networks import EncoderDecoder, ImageEncoder
 
 from .base import SSLMethod
 
-__all__ = ["check_decoder", "check_momentum", "check_size", "check_view", "check_views", "one_view"]
+__all__ = ["check_decoder", "check_momentum", "check_size", "check_view", "check_views", "one_view", "view_pair"]
 
 
 def one_view(method: SSLMethod, views: list[Tensor]) -> Tensor:
@@ -56,6 +57,20 @@ def check_views(method: SSLMethod, views: list[Tensor], least: int = 2, most: in
     for view in views:
         check_view(method, view)
     return views
+
+
+def view_pair(method: SSLMethod, views: list[Tensor]) -> Tensor:
+    """Return the two views of each image as one batch (2B, C, *spatial), first views first.
+
+    Raises:
+        ValueError: there are not two, they differ in shape, or do not fit the encoder.
+    """
+    first, second = check_views(method, views)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{type(method).__name__} takes two views of one size, got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    return torch.cat([first, second])
 
 
 def check_momentum(**momenta: float | None) -> None:

@@ -13,10 +13,11 @@ import pytest
 import torch
 from distributed_helper import run_processes
 from ignite.engine import Events
-from toy_training import LossLog, ToyImages, ToyMethod, toy_trainer
+from toy_training import LossLog, ToyEncoder, ToyImages, ToyMethod, toy_trainer
 
 from monai_ssl.engines import TrainingStopped, end_distributed, start_distributed
-from monai_ssl.methods import C2L, MoCoV2
+from monai_ssl.handlers import CollapseMonitor
+from monai_ssl.methods import BYOL, C2L, BarlowTwins, MoCoV2, SimSiam, VICReg
 from monai_ssl.networks import build_encoder
 
 BATCH = 8
@@ -47,6 +48,29 @@ def moco() -> MoCoV2:
 def c2l() -> C2L:
     """As the bundle's default, without the mixtures: each process would draw its own partners."""
     return C2L(build_encoder("resnet18"), keys="student", terms=["homogeneous"], queue_size=32, embedding_dim=16)
+
+
+class SmallEncoder(ToyEncoder):
+    spatial_dims, in_channels = 2, 1
+
+
+def byol() -> BYOL:
+    return BYOL(SmallEncoder(), hidden_features=16, embedding_dim=8)
+
+
+def simsiam() -> SimSiam:
+    return SimSiam(SmallEncoder(), hidden_features=16, embedding_dim=8, predictor_features=4)
+
+
+def barlow_twins() -> BarlowTwins:
+    return BarlowTwins(SmallEncoder(), hidden_features=16, embedding_dim=24, redundancy_weight=0.1)
+
+
+def vicreg() -> VICReg:
+    return VICReg(SmallEncoder(), hidden_features=16, embedding_dim=8)
+
+
+WITHOUT_NEGATIVES = [byol, simsiam, barlow_twins, vicreg]
 
 
 def train(
@@ -98,6 +122,25 @@ def interrupted(rank: int, world_size: int) -> str:
     return "not stopped"
 
 
+class OnePoint(ToyMethod):
+    """Gives all images one embedding."""
+
+    def forward(self, batch):
+        output = super().forward(batch)
+        return output | {"embedding": torch.ones_like(output["embedding"]) / 2}
+
+
+def collapsed(rank: int, world_size: int) -> str:
+    """Only the first process measures embeddings, and its verdict ends both."""
+    monitor = CollapseMonitor(every_steps=5, stop=True)
+    trainer = toy_trainer(max_epochs=8, method=OnePoint if rank == 0 else ToyMethod, train_handlers=[monitor])
+    try:
+        trainer.run()
+    except TrainingStopped as stopped:
+        return f"{trainer.optimizer_steps} {stopped}"
+    return "not stopped"
+
+
 def worker(rank: int, world_size: int) -> dict:
     return {
         "synchronized": train(rank, world_size),
@@ -107,6 +150,8 @@ def worker(rank: int, world_size: int) -> dict:
         "moco": train(rank, world_size, size=32, method=moco),
         "c2l": train(rank, world_size, size=32, method=c2l),
         "stopped": interrupted(rank, world_size),
+        "collapsed": collapsed(rank, world_size),
+        **{method.__name__: train(rank, world_size, method=method, learning_rate=0.01) for method in WITHOUT_NEGATIVES},
     }
 
 
@@ -136,6 +181,21 @@ def test_gradients_of_methods_equal_the_whole_batch(results, method):
             assert (a - b).norm() <= 1e-2 * b.norm() + 1e-5
 
 
+@pytest.mark.parametrize("method", WITHOUT_NEGATIVES, ids=lambda method: method.__name__)
+def test_methods_without_negatives_train_as_on_the_whole_batch(results, method):
+    """Their statistics are those of all processes: the loss, the gradients and, after four steps, the weights."""
+    whole = train(0, 1, method=method, learning_rate=0.01)
+    results = [result[method.__name__] for result in results]
+    mean = [sum(pair) / 2 for pair in zip(*(result["losses"] for result in results), strict=True)]
+    assert mean == pytest.approx(whole["losses"], rel=5e-3, abs=1e-4)
+    wanted = torch.cat([gradient.flatten() for gradient in whole["gradients"][0]])
+    for result in results:
+        ours = torch.cat([gradient.flatten() for gradient in result["gradients"][0]])
+        assert (ours - wanted).norm() <= 1e-4 * wanted.norm()
+        for key, value in whole["state"].items():
+            torch.testing.assert_close(result["state"][key], value, rtol=1e-2, atol=1e-3, msg=key)
+
+
 def test_moco_state_equals_the_whole_batch(results):
     """The real thing: ResNet-18, momentum teacher, Shuffle-BN, a queue that takes all processes' keys."""
     whole = train(0, 1, size=32, method=moco)
@@ -163,6 +223,11 @@ def test_processes_agree_on_precision_and_draw_different_views(results):
 
 def test_a_signal_to_one_stops_all_after_the_same_step(results):
     assert results[0]["stopped"] == results[1]["stopped"] == "143 10"
+
+
+def test_a_collapse_ends_all_after_the_same_step(results):
+    for result in results:
+        assert result["collapsed"].startswith("25 training stopped") and "are collapsed" in result["collapsed"]
 
 
 def test_without_torchrun_there_is_one_process(monkeypatch):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor names a collapse that is one, keeps quiet about a healthy training, and disturbs neither."""
+"""The monitor names a collapse that is one, stops it if asked, and leaves a healthy training alone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import copy
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from monai.networks.nets import ResNet
+from torch import nn
+from torch.nn.functional import interpolate, normalize
 from toy_training import LossLog, ToyMethod, toy_trainer
 
+from monai_ssl.engines import TrainingStopped
 from monai_ssl.handlers import CollapseMonitor, judge_embeddings
+from monai_ssl.methods import BYOL, SimSiam
+from monai_ssl.networks import ImageEncoder
 
 
 @pytest.mark.parametrize(
@@ -22,6 +27,7 @@ from monai_ssl.handlers import CollapseMonitor, judge_embeddings
         (0.9, 25, 0.9, 60, "shrinking", "60.0 directions were used before"),
         (0.4, 60, 0.9, 60, "shrinking", "up to 0.90"),
         (0.15, 60, 0.15, 60, "shrinking", "close"),
+        (0.9, 10, 0.9, 10, "shrinking", "few"),
     ],
 )
 def test_verdicts(spread, rank, best_spread, best_rank, level, word):
@@ -34,6 +40,11 @@ def test_verdicts(spread, rank, best_spread, best_rank, level, word):
 def test_no_alarm_at_the_start():
     assert judge_embeddings(0.01, 1.0, 128, 0, 0, starting=True).level == "starting"
     assert judge_embeddings(0.9, 60, 128, 0, 0, starting=True).level == "healthy"
+
+
+def test_wide_embeddings_are_not_on_a_line_with_ten_directions():
+    assert judge_embeddings(0.9, 9.0, 512, 0.9, 9.0).level == "shrinking"
+    assert judge_embeddings(0.9, 2.5, 512, 0.9, 2.5).level == "collapsed"
 
 
 class Scripted(ToyMethod):
@@ -96,3 +107,148 @@ def test_state_comes_back():
 def test_refused_arguments(options):
     with pytest.raises(ValueError, match="at least"):
         CollapseMonitor(**options)
+
+
+class Steps:
+    """Which steps were measured, with the verdicts."""
+
+    def __init__(self, monitor: CollapseMonitor) -> None:
+        self.seen: list[tuple[int, str]] = []
+        measure = monitor._measure
+
+        def noted(engine):
+            measure(engine)
+            self.seen.append((engine.optimizer_steps, engine.state.embedding_health.split(":")[0]))
+
+        monitor._measure = noted
+
+
+def test_a_short_training_gets_a_verdict_after_its_first_epoch():
+    monitor = CollapseMonitor(every_steps=100)
+    trainer = toy_trainer(max_epochs=1, method=lambda: Scripted("sphere"), train_handlers=[monitor])
+    trainer.run()
+    assert trainer.optimizer_steps == 5 and trainer.state.embedding_health.startswith("healthy")
+
+    monitor = CollapseMonitor(every_steps=100)
+    steps = Steps(monitor)
+    trainer = toy_trainer(max_epochs=21, method=lambda: Scripted("point"), train_handlers=[monitor])
+    trainer.run()
+    assert [step for step, _ in steps.seen] == [5, 10, 15, 20, 100], (
+        "after each of the first epochs, then in its own pace"
+    )
+
+
+def test_a_collapsed_training_stops_with_advice_if_asked():
+    monitor = CollapseMonitor(every_steps=5, samples=24, stop=True)
+    steps = Steps(monitor)
+    trainer = toy_trainer(max_epochs=20, method=lambda: Scripted("point"), train_handlers=[monitor])
+    with pytest.raises(TrainingStopped, match=r"step 30, as its embeddings are collapsed.*learning rate.*Start anew"):
+        trainer.run()
+    assert steps.seen[-2:] == [(25, "collapsed"), (30, "collapsed")], "twice in a row"
+    assert trainer.optimizer_steps == 30
+
+
+@pytest.mark.parametrize("kind", ["sphere", "plane"])
+def test_what_has_not_collapsed_goes_on(kind):
+    monitor = CollapseMonitor(every_steps=5, samples=24, stop=True)
+    trainer = toy_trainer(max_epochs=8, method=lambda: Scripted(kind), train_handlers=[monitor])
+    trainer.run()
+    assert trainer.optimizer_steps == 40
+
+
+def test_one_bad_measurement_does_not_stop_a_training():
+    class OnceBad(Scripted):
+        def forward(self, batch):
+            output = super().forward(batch)
+            late = 20 <= len(self.progress) < 25
+            return output | {"embedding": torch.ones(4, 16) / 4} if late else output
+
+    monitor = CollapseMonitor(every_steps=5, samples=20, stop=True)
+    steps = Steps(monitor)
+    toy_trainer(max_epochs=8, method=lambda: OnceBad("sphere"), train_handlers=[monitor]).run()
+    assert dict(steps.seen)[25] == "collapsed" and dict(steps.seen)[30] == "healthy"
+
+
+def test_the_count_of_bad_measurements_comes_back():
+    monitor = CollapseMonitor(every_steps=5, samples=24, stop=True)
+    trainer = toy_trainer(max_epochs=5, method=lambda: Scripted("point"), train_handlers=[monitor])
+    trainer.run()  # 25 steps: one measurement of a collapse
+    state = copy.deepcopy(trainer.state_dict())
+    del state["handlers"]["collapse_monitor"]["last_step"]  # as an older version would have written it
+    resumed = toy_trainer(
+        max_epochs=20, method=lambda: Scripted("point"), train_handlers=[CollapseMonitor(5, 24, stop=True)]
+    )
+    resumed.method.progress = [0.0] * 25
+    resumed.load_state_dict(state)
+    with pytest.raises(TrainingStopped, match="step 30"):
+        resumed.run()
+
+
+# ---- methods without negatives, with and without what keeps them from collapsing -----------------------------------
+
+
+class Blobs(torch.utils.data.Dataset):
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = interpolate(torch.randn(128, 1, 4, 4, generator=generator), size=(16, 16), mode="bilinear")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> dict:
+        return {"image": self.images[i], "index": i}
+
+
+def train_without_negatives(build, noise: float, predictor: bool, learning_rate: float, monitor: CollapseMonitor):
+    """Views with much more noise than image: to agree, it is easiest to say the same of every image."""
+
+    def method():
+        layers = ResNet("basic", [1] * 4, [8, 16, 16, 32], conv1_t_size=3, spatial_dims=2, n_input_channels=1)
+        method = build(ImageEncoder(layers))
+        if not predictor:
+            method.predictor = nn.Identity()
+        return method
+
+    def views(image, generator=None, extent=None):
+        return [image + noise * torch.randn(image.shape, generator=generator) for _ in range(2)]
+
+    trainer = toy_trainer(
+        max_epochs=30,
+        batch_size=32,
+        dataset=Blobs(),
+        method=method,
+        views=views,
+        learning_rate=learning_rate,
+        train_handlers=[monitor],
+    )
+    trainer.run()
+    return trainer
+
+
+def byol(encoder):
+    return BYOL(encoder, hidden_features=64, embedding_dim=32, momentum=0.95)
+
+
+def simsiam(encoder):
+    return SimSiam(encoder, hidden_features=64, embedding_dim=64, predictor_features=16)
+
+
+def test_byol_without_its_predictor_collapses_and_is_stopped():
+    options = {"noise": 2.0, "learning_rate": 0.2}
+    trainer = train_without_negatives(byol, predictor=True, monitor=CollapseMonitor(20, 64, stop=True), **options)
+    assert trainer.state.embedding_health.startswith("healthy")
+    with pytest.raises(TrainingStopped, match="all images get nearly the same embedding"):
+        train_without_negatives(byol, predictor=False, monitor=CollapseMonitor(20, 64, stop=True), **options)
+
+
+def test_simsiam_without_its_predictor_shrinks():
+    """The BatchNorm at the projector's end keeps the images from one point, but most of the spread goes."""
+    verdicts, spreads = {}, {}
+    for predictor in (True, False):
+        monitor = CollapseMonitor(40, 128)
+        steps = Steps(monitor)
+        trainer = train_without_negatives(simsiam, noise=6.0, learning_rate=2.0, predictor=predictor, monitor=monitor)
+        verdicts[predictor] = {verdict for _, verdict in steps.seen} - {"starting"}
+        spreads[predictor] = trainer.state.metrics["embedding_std"]
+    assert verdicts[True] == {"healthy"} and verdicts[False] & {"shrinking", "collapsed"}
+    assert spreads[True] > 0.8 and spreads[False] < 0.5

@@ -117,3 +117,32 @@ def slow_point_contrast(query, key, positive, temperature) -> float:
         if points:
             images.append(np.mean(points))
     return float(np.mean(images)) if images else 0.0
+
+
+def slow_redundancy_reduction(a, b, weight) -> float:
+    """Dimension by dimension, sample by sample; no eps."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    loss = 0.0
+    for i in range(a.shape[1]):
+        for j in range(a.shape[1]):
+            correlation = sum(a[n, i] * b[n, j] for n in range(len(a)))
+            correlation /= np.sqrt(sum(a[n, i] ** 2 for n in range(len(a))))
+            correlation /= np.sqrt(sum(b[n, j] ** 2 for n in range(len(a))))
+            loss += (1 - correlation) ** 2 if i == j else weight * correlation**2
+    return float(loss)
+
+
+def slow_vicreg_terms(a, b, target_std, eps) -> tuple[float, float, float]:
+    size, dim = a.shape
+    invariance = sum((a[n, i] - b[n, i]) ** 2 for n in range(size) for i in range(dim)) / (size * dim)
+    variance = covariance = 0.0
+    for z in (a, b):
+        mean = [sum(z[n, i] for n in range(size)) / size for i in range(dim)]
+        for i in range(dim):
+            own = sum((z[n, i] - mean[i]) ** 2 for n in range(size)) / (size - 1)
+            variance += max(0.0, target_std - np.sqrt(own + eps)) / dim
+            for j in range(dim):
+                if i != j:
+                    products = [(z[n, i] - mean[i]) * (z[n, j] - mean[j]) for n in range(size)]
+                    covariance += (sum(products) / (size - 1)) ** 2 / dim
+    return float(invariance), float(variance), float(covariance)

@@ -17,6 +17,8 @@ from monai_ssl.losses import (
     ConstantZNCELoss,
     InfoNCELoss,
     NTXentLoss,
+    RedundancyReductionLoss,
+    VICRegLoss,
     all_gather,
     base_orthogonality,
     group_nt_xent,
@@ -24,6 +26,7 @@ from monai_ssl.losses import (
     masked_binary_cross_entropy,
     masked_cross_entropy,
     masked_dice,
+    negative_cosine,
     overlap_prediction,
     point_contrast,
 )
@@ -109,6 +112,11 @@ def partly_labelled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return entropy + 2 * masked_binary_cross_entropy(b, findings) + 3 * dice
 
 
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """More than twice as many dimensions as samples: 4 -> 20."""
+    return torch.cat([x, x**2, x**3, x.sin(), x.cos()], dim=1)
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
@@ -126,6 +134,11 @@ def cases() -> dict:
         "point_contrast": pointed,
         "labels known for some": partly_labelled,
         "whole-batch loss on every process": spread,
+        "negative cosine": negative_cosine,
+        "redundancy reduction": RedundancyReductionLoss(0.5),
+        "redundancy reduction, many dimensions": lambda a, b: RedundancyReductionLoss(0.5)(widened(a), widened(b)),
+        "vicreg": VICRegLoss(target_std=3.0),
+        "vicreg, many dimensions": lambda a, b: VICRegLoss(target_std=3.0)(widened(a), widened(b)),
     }
 
 
