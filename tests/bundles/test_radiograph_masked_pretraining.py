@@ -35,7 +35,7 @@ train, started = BUNDLE.train, BUNDLE.started
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return make_example_radiographs(tmp_path_factory.mktemp("radiographs") / "images", num_patients=16, size=64)
+    return make_example_radiographs(tmp_path_factory.mktemp("radiographs") / "images", num_patients=30, size=64)
 
 
 @pytest.fixture(scope="module")
