@@ -82,6 +82,6 @@ class SimMIM(MaskedModelling):
         hidden = patches.flatten(2).transpose(1, 2)  # (B, 1, *grid) -> (B, N, 1)
         tokens = self.encoder.patch_tokens(x)
         tokens = torch.where(hidden, self.mask_token.to(tokens.dtype), tokens)
-        encoded = self.encoder.encode_tokens(tokens + self.encoder.positions())
+        encoded = self.encoder.encode_tokens(tokens + self.encoder.positions(x.shape[2:]))
         prediction = tokens_to_image(self.head(encoded), patches.shape[2:], self.encoder.patch_size)
         return prediction, encoded.mean(1)

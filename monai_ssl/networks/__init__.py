@@ -15,6 +15,7 @@ from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .momentum import MomentumCopy
+from .patch_positions import patch_grid, resize_positions
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -64,6 +65,8 @@ __all__ = [
     "encoder_architectures",
     "gather_rows",
     "measure_stride",
+    "patch_grid",
+    "resize_positions",
     "shuffle_batch_norm",
     "sine_positions",
     "tokens_to_image",
