@@ -6,9 +6,11 @@ All compute in float32 under autocast, and each module says in ``distribution`` 
 
 from __future__ import annotations
 
+from monai_ssl.losses.distillation import TeacherCodes, distillation, patch_distillation
 from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
 from monai_ssl.losses.group_nt_xent import GroupNTXentLoss, group_nt_xent
 from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
+from monai_ssl.losses.koleo import KoLeoLoss, koleo
 from monai_ssl.losses.masked_reconstruction import (
     MaskedReconstructionLoss,
     masked_reconstruction,
@@ -16,6 +18,7 @@ from monai_ssl.losses.masked_reconstruction import (
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+from monai_ssl.losses.sinkhorn import sinkhorn
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
     OverlapPredictionLoss,
@@ -29,18 +32,24 @@ __all__ = [
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
+    "KoLeoLoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "OverlapPredictionLoss",
+    "TeacherCodes",
     "all_gather",
     "base_orthogonality",
+    "distillation",
     "estimate_log_z",
     "group_nt_xent",
     "info_nce",
     "is_distributed",
+    "koleo",
     "masked_reconstruction",
     "nce_constant_z",
     "nt_xent",
     "overlap_prediction",
+    "patch_distillation",
     "patch_statistics",
+    "sinkhorn",
 ]

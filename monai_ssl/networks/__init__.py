@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from .basic_unet import BasicUNetClassifier, BasicUNetImageEncoder
 from .densenet import DenseNetImageEncoder
+from .dino_head import DINOHead
 from .dynunet import DynUNetClassifier, DynUNetImageEncoder
 from .efficientnet import EfficientNetImageEncoder
 from .encoder_decoder import EncoderDecoder
 from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
 from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
+from .forward_by_size import forward_by_size
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
-from .momentum import MomentumCopy
+from .momentum import MomentumCopy, cosine_momentum
 from .patch_positions import patch_grid, resize_positions
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
@@ -31,6 +33,7 @@ __all__ = [
     "BasicUNetClassifier",
     "BasicUNetImageEncoder",
     "BatchShuffle",
+    "DINOHead",
     "DenseNetImageEncoder",
     "DynUNetClassifier",
     "DynUNetImageEncoder",
@@ -62,7 +65,9 @@ __all__ = [
     "build_classifier",
     "build_encoder",
     "convert_sync_batch_norm",
+    "cosine_momentum",
     "encoder_architectures",
+    "forward_by_size",
     "gather_rows",
     "measure_stride",
     "patch_grid",

@@ -145,7 +145,9 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
     def feature_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return four maps (B, F, *grid), where grid is the image size divided by the patch size."""
         grid = [size // step for size, step in zip(x.shape[2:], self.patch_size, strict=True)]
-        states = [self._start(self.patch_tokens(x) + self.positions(x.shape[2:]))]  # states[i]: the tokens after i blocks
+        states = [
+            self._start(self.patch_tokens(x) + self.positions(x.shape[2:]))
+        ]  # states[i]: after i blocks
         for block in self.net.blocks:
             states.append(block(states[-1]))
         depth = len(self.net.blocks)
