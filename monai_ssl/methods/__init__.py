@@ -5,18 +5,25 @@ from __future__ import annotations
 
 from .base import SSLMethod
 from .c2l import C2L
+from .dino import DINO
+from .dinov2 import DINOv2
+from .ibot import IBOT
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .self_distillation import SelfDistillation
 from .simmim import SimMIM
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 
 __all__ = [
     "C2L",
+    "DINO",
+    "IBOT",
+    "DINOv2",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
@@ -24,6 +31,7 @@ __all__ = [
     "ModelsGenesis",
     "MomentumContrast",
     "SSLMethod",
+    "SelfDistillation",
     "SimMIM",
     "SwinUNETRPretext",
     "VoCo",

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from monai_ssl.networks import EncoderDecoder, ImageEncoder
 
 from .base import SSLMethod
 
-__all__ = ["check_decoder", "check_size", "check_view", "one_view"]
+__all__ = ["check_decoder", "check_size", "check_view", "multi_crop", "one_view"]
 
 
 def one_view(method: SSLMethod, views: list[Tensor]) -> Tensor:
@@ -22,6 +23,23 @@ def one_view(method: SSLMethod, views: list[Tensor]) -> Tensor:
         raise ValueError(f"{type(method).__name__} takes one view of each image, got {len(views)}")
     check_view(method, views[0])
     return views[0]
+
+
+def multi_crop(method: SSLMethod, views: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return the two large views as one batch (2 B, C, *spatial), the first view's images first, and the small ones.
+
+    Raises:
+        ValueError: there are fewer than two views, the first two differ in shape, or a view does not fit the encoder.
+    """
+    if len(views) < 2 or views[0].shape != views[1].shape:
+        sizes = [tuple(view.shape) for view in views[:2]]
+        raise ValueError(
+            f"{type(method).__name__} takes two large views of one size, and any number of small ones after them, got "
+            f"{len(views)} view(s), the first of {' and '.join(map(str, sizes))}"
+        )
+    for view in views:
+        check_view(method, view)
+    return torch.cat(views[:2]), views[2:]
 
 
 def check_view(method: SSLMethod, view: Tensor) -> None:

@@ -142,12 +142,22 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
             x = block(x)
         return self._patches(self.net.norm(x))
 
+    def encode_hidden(self, x: torch.Tensor, hidden: torch.Tensor, mask_token: torch.Tensor) -> torch.Tensor:
+        """Return the normalised last states (B, tokens, F) of images some of whose patches are hidden.
+
+        Args:
+            x: (B, C, *spatial).
+            hidden: (B, tokens) bool, True where a patch's token is replaced before its position is added.
+            mask_token: (F,), what replaces it.
+        """
+        tokens = self.patch_tokens(x)
+        tokens = torch.where(hidden[..., None], mask_token.to(tokens.dtype), tokens)
+        return self.encode_tokens(tokens + self.positions(x.shape[2:]))
+
     def feature_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return four maps (B, F, *grid), where grid is the image size divided by the patch size."""
         grid = [size // step for size, step in zip(x.shape[2:], self.patch_size, strict=True)]
-        states = [
-            self._start(self.patch_tokens(x) + self.positions(x.shape[2:]))
-        ]  # states[i]: after i blocks
+        states = [self._start(self.patch_tokens(x) + self.positions(x.shape[2:]))]  # states[i]: after i blocks
         for block in self.net.blocks:
             states.append(block(states[-1]))
         depth = len(self.net.blocks)
