@@ -2,8 +2,8 @@
 r"""Self-distillation: the student predicts the teacher's soft code of another crop, or of the patches it can't see.
 
 Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin, *Emerging Properties in Self-Supervised Vision Transformers
-(DINO)*, ICCV 2021, arXiv 2104.14294, equations 1 to 4; Zhou et al., *iBOT*, ICLR 2022, arXiv 2111.07832, equation 2,
-for masked patches. With the K outputs t of the teacher and s of the student, a centre c, and temperatures u and w::
+(DINO)*, ICCV 2021, arXiv 2104.14294, equations 1 to 4; for masked patches Zhou et al., *iBOT*, ICLR 2022, arXiv
+2111.07832, section 3.1. With the K outputs t of the teacher and s of the student, a centre c, temperatures u and w::
 
     q = softmax((t - c) / u)             the code: centred against one output winning, sharpened against uniformity
     L = mean over pairs of crops (a large, b any other) of -sum_k q_a[k] log softmax(s_b / w)[k]
@@ -68,7 +68,7 @@ def distillation(student: Tensor, codes: Tensor, temperature: float = 0.1) -> Te
 def patch_distillation(
     student: Tensor, codes: Tensor, weights: Tensor | None = None, temperature: float = 0.1
 ) -> Tensor:
-    """Cross-entropy of masked patches to the teacher's codes of the same patches, unmasked (iBOT, equation 2).
+    """Cross-entropy of masked patches to the teacher's codes of the same patches, unmasked (iBOT, section 3.1).
 
     Args:
         student: ``(M, K)``, the student's outputs at the masked patches of all images.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""KoLeo: spread features evenly over the sphere, by the distance of each to its nearest neighbour.
 
-Sablayrolles, Douze, Schmid, Jegou, *Spreading vectors for similarity search*, ICLR 2019, arXiv 1806.03198, equation 2,
-after the entropy estimator of Kozachenko and Leonenko; with unit vectors in DINOv2 (arXiv 2304.07193, section 4)::
+Sablayrolles, Douze, Schmid, Jegou, *Spreading vectors for similarity search*, ICLR 2019, arXiv 1806.03198: the
+entropy estimator of Kozachenko and Leonenko as a regulariser; with unit vectors in DINOv2 (arXiv 2304.07193, section
+4)::
 
     L = -(1 / n) sum_i log d_i,     d_i = min over j != i of |x_i - x_j|
 """

@@ -2,7 +2,7 @@
 """iBOT: DINO, and the same among patches: predict the teacher's code of each patch that the student can't see.
 
 Zhou, Wei, Wang, Shen, Xie, Yuille, Kong, *iBOT: Image BERT Pre-Training with Online Tokenizer*, ICLR 2022, arXiv
-2111.07832, equations 1 to 3 and algorithm 1. With the large crops x1, x2, hidden patches M_a of half of them, the
+2111.07832, section 3.1 and algorithm 1. With the large crops x1, x2, hidden patches M_a of half of them, the
 student's states f and the teacher's g, heads h and centres as in DINO::
 
     L_image = DINO's loss, the student's large crops with the patches M_a hidden
@@ -36,9 +36,10 @@ __all__ = ["IBOT"]
 class IBOT(SelfDistillation):
     """Predict the teacher's codes of other crops, and of hidden patches of the same crop, with MONAI's ViT in 2D or 3D.
 
-    The paper's image-level loss is on the class token. Here the mean of the patch tokens stands for it, as MONAI's plain
-    ViT and the one in UNETR have no class token. The centre of the patches' codes is taken over the hidden ones only,
-    so that the teacher's head need not see the others. Small views need ``interpolate_positions=True`` in the encoder.
+    The paper's image-level loss is on the class token. Here the mean of the patch tokens stands for it, as MONAI's
+    plain ViT and the one in UNETR have no class token. The centre of the patches' codes is taken over the hidden ones
+    only, so that the teacher's head need not see the others. Small views need ``interpolate_positions=True`` in the
+    encoder.
 
     The defaults are the paper's; the recipe beside them is DINO's (:class:`~monai_ssl.methods.DINO`), also what is said
     there of small pools. ViTs on some thousand images want small patches (8 pixels), and masked modelling
@@ -74,7 +75,7 @@ class IBOT(SelfDistillation):
         >>> encoder = build_encoder("vit", img_size=32, patch_size=8, hidden_size=24, mlp_dim=32, num_heads=2)
         >>> method = IBOT(encoder, num_outputs=64, hidden_features=32, bottleneck_features=16)
         >>> out = method({"views": [torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)]})
-        >>> out["mask"].shape, out["mask"].sum((1, 2, 3)).sort().values.tolist()
+        >>> out["hidden_patches"].shape, out["hidden_patches"].sum((1, 2, 3)).sort().values.tolist()
         (torch.Size([4, 1, 4, 4]), [0, 0, 3, 6])
     """
 
@@ -140,10 +141,10 @@ class IBOT(SelfDistillation):
         """See :meth:`SSLMethod.forward`; takes two large views of one size, then any number of smaller ones.
 
         Returns:
-            ``"loss"``; ``"embedding"`` and ``"embedding_pair"``: (B, D), the head's unit vectors of the two large views,
-            with patches hidden; ``"mask"``: (2 B, 1, *grid) bool, True where a patch of the large views, the first
-            view's images first, was hidden; ``"image_loss"``, ``"patch_loss"`` and, if it has a weight,
-            ``"koleo_loss"``; what :meth:`SelfDistillation.health` tells of the image codes.
+            ``"loss"``; ``"embedding"`` and ``"embedding_pair"``: (B, D), unit vectors, before the head's last layer, of
+            the two large views with patches hidden; ``"hidden_patches"``: (2 B, 1, *grid) bool, True where a patch of
+            the large views, the first view's images first, was hidden; ``"image_loss"``, ``"patch_loss"`` and, if it
+            has a weight, ``"koleo_loss"``; what :meth:`SelfDistillation.health` tells of the image codes.
 
         Raises:
             ValueError: the views are not so, or do not fit the encoder.
@@ -170,7 +171,7 @@ class IBOT(SelfDistillation):
             parts["koleo_loss"] = koleo_loss.detach()
         first, second = embedded.detach().unflatten(0, (views, -1))[:2]
         health = self.health(codes, image_loss)
-        return {"loss": loss, "embedding": first, "embedding_pair": second, "mask": mask, **parts, **health}
+        return {"loss": loss, "embedding": first, "embedding_pair": second, "hidden_patches": mask, **parts, **health}
 
     def draw_mask(self, large: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """Draw which patches of large views (2 B, C, *spatial) are hidden.
@@ -182,9 +183,8 @@ class IBOT(SelfDistillation):
         grid = [size // side for size, side in zip(large.shape[2:], self.encoder.patch_size, strict=True)]
         counts = masked_counts(len(large), math.prod(grid), self.mask_share, self.mask_ratio)
         mask = draw_blockwise_mask(counts, grid, generator, large.device, self.min_block)
-        mask = mask[
-            torch.randperm(len(large), generator=generator, device=large.device)
-        ]  # any image may have any count
+        order = torch.randperm(len(large), generator=generator, device=large.device)
+        mask = mask[order]  # counts come in order
         hidden = mask.flatten(1)  # (2 B, N)
         masked_crops = sum(count > 0 for count in counts)
         each = hidden / (masked_crops * hidden.sum(1, keepdim=True).clamp(min=1))
@@ -194,7 +194,7 @@ class IBOT(SelfDistillation):
 
     @torch.no_grad()
     def teach(self, large: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the codes (2, B, K) of large views (2 B, C, *spatial), whole, and (M, K) of their patches ``places``."""
+        """Return codes (2, B, K) of whole large views (2 B, C, *spatial), and (M, K) of their patches ``places``."""
         encoder, head = self.teacher.module["encoder"], self.teacher.module["head"]
         patch_head = head if self.patch_teacher is None else self.patch_teacher
         states = encoder.encode_tokens(encoder.patch_tokens(large) + encoder.positions(large.shape[2:]))  # (2 B, N, F)
