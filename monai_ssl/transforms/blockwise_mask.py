@@ -60,18 +60,21 @@ def draw_blockwise_mask(
     device = drawing_device(generator, device)
     batch, axes = len(counts), len(grid)
     draws = torch.rand(batch, _BOXES, 1 + 2 * axes, generator=generator, device=device)
-    wanted = torch.tensor(counts, device=device)[:, None]  # (B, 1)
-    sizes = torch.tensor(grid, dtype=torch.float32, device=device)  # (axes,)
+    wanted = torch.tensor(counts)[:, None]  # (B, 1)
+    if device.type == "cuda":  # pinned, it need not wait for what the device is doing
+        wanted = wanted.pin_memory().to(device, non_blocking=True)
+    wanted = wanted.to(device)
     area = min_block + draws[..., :1] * (wanted[..., None] - min_block).clamp(min=0)  # (B, boxes, 1)
     stretch = (draws[..., 1 : 1 + axes] - 0.5) * -math.log(aspect)
     stretch = stretch - stretch.mean(2, keepdim=True)  # logarithms of the sides, relative to a cube's
-    sides = (area ** (1 / axes) * stretch.exp()).round().clamp(min=1).minimum(sizes)  # (B, boxes, axes)
-    centers = sides / 2 + (draws[..., 1 + axes :] * (sizes - sides + 1)).floor()
+    sides = (area ** (1 / axes) * stretch.exp()).round().clamp(min=1)  # (B, boxes, axes)
 
     distance = torch.zeros(batch, _BOXES, *grid, device=device)  # 1 on a box's border, 0 in its middle
     for axis, size in enumerate(grid):
+        side = sides[..., axis].clamp(max=size)  # (B, boxes)
+        center = side / 2 + (draws[..., 1 + axes + axis] * (size - side + 1)).floor()
         places = torch.arange(size, device=device) + 0.5
-        along = (places - centers[..., axis, None]).abs() / (sides[..., axis, None] / 2)  # (B, boxes, size)
+        along = (places - center[..., None]).abs() / (side[..., None] / 2)  # (B, boxes, size)
         shape = [batch, _BOXES, *[size if other == axis else 1 for other in range(axes)]]
         distance = torch.maximum(distance, along.view(shape))
     turn = torch.arange(_BOXES, device=device).view(-1, *[1] * axes)

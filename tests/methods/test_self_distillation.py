@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import log_softmax
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_ssl.losses import koleo, sinkhorn
 from monai_ssl.methods import DINO, IBOT, DINOv2
@@ -305,6 +306,28 @@ def test_overfits_a_few_images_without_collapse_and_resumes_exactly(name, steps)
     _, state = train(fresh(), 7)
     again = train(fresh(), 3, start=7, state=state)[0]
     assert [out["loss"].item() for out in again] == losses[7:10]
+
+
+class WaitsForTheDevice(TorchDispatchMode):
+    """Fail on operations whose result's shape or value the host must know."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert not any(word in name for word in self.waiting), name
+        if name in ("index", "index_put"):
+            assert all(i is None or i.dtype != torch.bool for i in args[1]), "indexed by a mask"
+        return function(*args, **kwargs or {})
+
+
+@every_method
+def test_a_step_does_not_wait_for_the_device(name):
+    method, batch = make(name), make_batch()
+    with WaitsForTheDevice():
+        method(batch)["loss"].backward()
+        method.teacher.update(method._taught_parts(), 0.9)
+        method.codes.update()
 
 
 @every_method
