@@ -18,6 +18,7 @@ from monai_ssl.losses.masked_reconstruction import (
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+from monai_ssl.losses.point_contrast import PointContrastLoss, point_contrast
 from monai_ssl.losses.sinkhorn import sinkhorn
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
@@ -36,6 +37,7 @@ __all__ = [
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "OverlapPredictionLoss",
+    "PointContrastLoss",
     "TeacherCodes",
     "all_gather",
     "base_orthogonality",
@@ -51,5 +53,6 @@ __all__ = [
     "overlap_prediction",
     "patch_distillation",
     "patch_statistics",
+    "point_contrast",
     "sinkhorn",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .base import SSLMethod
 from .c2l import C2L
+from .dense_contrast import DenseContrast
 from .dino import DINO
 from .dinov2 import DINOv2
 from .ibot import IBOT
@@ -12,9 +13,14 @@ from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
+from .moco_v3 import MoCoV3
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .pirl import PIRL
+from .positives import Relatives, partners, relatives
+from .rotation_prediction import RotationPrediction
 from .self_distillation import SelfDistillation
+from .simclr import SimCLR
 from .simmim import SimMIM
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
@@ -23,16 +29,24 @@ __all__ = [
     "C2L",
     "DINO",
     "IBOT",
+    "PIRL",
     "DINOv2",
+    "DenseContrast",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
     "MoCoV2",
+    "MoCoV3",
     "ModelsGenesis",
     "MomentumContrast",
+    "Relatives",
+    "RotationPrediction",
     "SSLMethod",
     "SelfDistillation",
+    "SimCLR",
     "SimMIM",
     "SwinUNETRPretext",
     "VoCo",
+    "partners",
+    "relatives",
 ]

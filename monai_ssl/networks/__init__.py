@@ -16,6 +16,7 @@ from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
+from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
 from .patch_positions import patch_grid, resize_positions
 from .queue import FeatureQueue
@@ -26,7 +27,7 @@ from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
-from .upsampling_head import UpsamplingHead, measure_stride
+from .upsampling_head import UpsamplingHead, measure_map, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "MeanTokenViT",
     "MedNeXtClassifier",
     "MedNeXtImageEncoder",
+    "MemoryBank",
     "MomentumCopy",
     "ResNetImageEncoder",
     "SegResNetClassifier",
@@ -69,6 +71,7 @@ __all__ = [
     "encoder_architectures",
     "forward_by_size",
     "gather_rows",
+    "measure_map",
     "measure_stride",
     "patch_grid",
     "resize_positions",

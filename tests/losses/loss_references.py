@@ -125,3 +125,19 @@ def slow_koleo(features) -> float:
     units = [row / np.linalg.norm(row) for row in features]
     distances = [min(np.linalg.norm(a - b) for j, b in enumerate(units) if j != i) for i, a in enumerate(units)]
     return float(-np.mean(np.log(distances)))
+
+
+def slow_point_contrast(query, key, positive, temperature) -> float:
+    """Image by image, point by point; what has no positive does not count."""
+    images = []
+    for i in range(len(query)):
+        points = []
+        for p in range(query.shape[1]):
+            if not positive[i, p].any():
+                continue
+            terms = [np.exp(cosine(query[i, p], key[i, q]) / temperature) for q in range(key.shape[1])]
+            near = sum(term for term, same in zip(terms, positive[i, p], strict=True) if same)
+            points.append(-np.log(near / sum(terms)))
+        if points:
+            images.append(np.mean(points))
+    return float(np.mean(images)) if images else 0.0
