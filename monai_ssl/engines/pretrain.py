@@ -44,7 +44,8 @@ class PretrainTrainer(Trainer):
 
     Args:
         device: where to train.
-        max_epochs: epochs in all, those before a resume counted.
+        max_epochs: epochs in all, those before a resume counted. 0 trains nothing: handlers act at start and end,
+            so the encoder is exported as it started, bit for bit.
         train_data_loader: yields ``{"image": (B, C, *spatial) float32, "index": (B,), "extent": (B, spatial_dims)}``;
             ``extent`` may be absent. A ``DataLoader``, or any iterable that can be iterated again.
         method: a :class:`monai_ssl.methods.SSLMethod`; moved to ``device``.
@@ -161,7 +162,11 @@ class PretrainTrainer(Trainer):
 
     def run(self) -> None:
         """Train until ``max_epochs``, from the start or from what was loaded."""
-        if 0 < self.total_iterations <= self.state.iteration:
+        if self.total_iterations == 0:  # a stage of no epochs hands on what it started from; ignite refuses it
+            self.fire_event(Events.STARTED)
+            self.fire_event(Events.COMPLETED)
+            return
+        if self.total_iterations <= self.state.iteration:
             logger.info("nothing to train: all %d epochs are done", self.state.max_epochs)
             return
         self._stop = None
@@ -252,6 +257,8 @@ class PretrainTrainer(Trainer):
         """Move a batch to the device, as plain tensors, and add its views and their generator."""
         if not isinstance(batchdata, dict) or "image" not in batchdata:
             raise ValueError("the loader must yield dictionaries with the entry 'image': (B, C, *spatial)")
+        if hasattr(self.method, "check_batch"):
+            self.method.check_batch(batchdata)
         batch = {key: self._moved(value) for key, value in batchdata.items()}
         image, extent, maps = batch["image"], batch.get("extent"), [key for key in self.map_keys if key in batch]
         placed = getattr(self.method, "wants_positions", False)

@@ -11,6 +11,15 @@ from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distrib
 from monai_ssl.losses.group_nt_xent import GroupNTXentLoss, group_nt_xent
 from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
 from monai_ssl.losses.koleo import KoLeoLoss, koleo
+from monai_ssl.losses.masked_labels import (
+    IGNORED_LABEL,
+    MaskedBinaryCrossEntropyLoss,
+    MaskedCrossEntropyLoss,
+    MaskedDiceCrossEntropyLoss,
+    masked_binary_cross_entropy,
+    masked_cross_entropy,
+    masked_dice,
+)
 from monai_ssl.losses.masked_reconstruction import (
     MaskedReconstructionLoss,
     masked_reconstruction,
@@ -28,12 +37,16 @@ from monai_ssl.losses.volume_contrast import (
 )
 
 __all__ = [
+    "IGNORED_LABEL",
     "BaseOrthogonalityLoss",
     "ConstantZNCELoss",
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
     "KoLeoLoss",
+    "MaskedBinaryCrossEntropyLoss",
+    "MaskedCrossEntropyLoss",
+    "MaskedDiceCrossEntropyLoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "OverlapPredictionLoss",
@@ -47,6 +60,9 @@ __all__ = [
     "info_nce",
     "is_distributed",
     "koleo",
+    "masked_binary_cross_entropy",
+    "masked_cross_entropy",
+    "masked_dice",
     "masked_reconstruction",
     "nce_constant_z",
     "nt_xent",

@@ -8,6 +8,7 @@ from .c2l import C2L
 from .dense_contrast import DenseContrast
 from .dino import DINO
 from .dinov2 import DINOv2
+from .hybrid import Hybrid
 from .ibot import IBOT
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
@@ -22,6 +23,9 @@ from .rotation_prediction import RotationPrediction
 from .self_distillation import SelfDistillation
 from .simclr import SimCLR
 from .simmim import SimMIM
+from .supervised import Supervised
+from .supervised_heads import SupervisedHeads
+from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedTask
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 
@@ -30,8 +34,11 @@ __all__ = [
     "DINO",
     "IBOT",
     "PIRL",
+    "ClassTask",
     "DINOv2",
     "DenseContrast",
+    "FindingsTask",
+    "Hybrid",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
@@ -42,9 +49,13 @@ __all__ = [
     "Relatives",
     "RotationPrediction",
     "SSLMethod",
+    "SegmentationTask",
     "SelfDistillation",
     "SimCLR",
     "SimMIM",
+    "Supervised",
+    "SupervisedHeads",
+    "SupervisedTask",
     "SwinUNETRPretext",
     "VoCo",
     "partners",

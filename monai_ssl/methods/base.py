@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -52,6 +52,21 @@ class SSLMethod(nn.Module, ABC):
             that rebuilds images gives ``"prediction"``, (B, C, *spatial), and, where they are not the first view
             itself, ``"target"`` and ``"corrupted"`` (or ``"mask"``, True where the view was hidden): TensorBoard
             shows them side by side.
+        """
+
+    @property
+    def method_name(self) -> str:
+        """The method's name in the manifest and in the lineage of later stages."""
+        return type(self).__name__
+
+    def check_batch(self, batch: Mapping[str, Any]) -> None:
+        """Refuse a batch that can't be used; called with what the loader gave, where looking costs no waiting.
+
+        Args:
+            batch: before it moves to the device and before there are views.
+
+        Raises:
+            ValueError: what is wrong and what to do.
         """
 
     def after_step(self, progress: float) -> None:

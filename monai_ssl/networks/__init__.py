@@ -19,6 +19,7 @@ from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
 from .patch_positions import patch_grid, resize_positions
+from .pyramid_head import PyramidHead, measure_map_channels
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -52,6 +53,7 @@ __all__ = [
     "MedNeXtImageEncoder",
     "MemoryBank",
     "MomentumCopy",
+    "PyramidHead",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
@@ -72,6 +74,7 @@ __all__ = [
     "forward_by_size",
     "gather_rows",
     "measure_map",
+    "measure_map_channels",
     "measure_stride",
     "patch_grid",
     "resize_positions",

@@ -24,6 +24,9 @@ from monai_ssl.losses import (
     distillation,
     group_nt_xent,
     is_distributed,
+    masked_binary_cross_entropy,
+    masked_cross_entropy,
+    masked_dice,
     overlap_prediction,
     patch_distillation,
     point_contrast,
@@ -106,6 +109,17 @@ def pointed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return point_contrast(query, key, (torch.arange(3) < here).expand(-1, 2, -1), 0.2)
 
 
+def partly_labelled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """One process has a single label, the other all."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    classes = torch.tensor([-1, 3, -1, 0, 1, 2])[first : first + len(a)]
+    findings = torch.where(classes[:, None] < 0, torch.nan, (classes[:, None] == torch.arange(4)).double())
+    entropy = masked_cross_entropy(a, classes, torch.tensor([1.0, 2.0, 0.5, 3.0]), label_smoothing=0.1)
+    voxels, known = classes[:, None].expand(-1, 5), (classes >= 0)[:, None].expand(-1, 5)
+    dice = masked_dice(torch.stack([a, b, a - b, -b, a * b], 2), voxels, known)
+    return entropy + 2 * masked_binary_cross_entropy(b, findings) + 3 * dice
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
@@ -124,6 +138,7 @@ def cases() -> dict:
         "distillation, Sinkhorn codes": lambda a, b: distilled(a, b, "sinkhorn"),
         "koleo": lambda a, b: KoLeoLoss()(a) + KoLeoLoss()(b),
         "point_contrast": pointed,
+        "labels known for some": partly_labelled,
         "whole-batch loss on every process": spread,
     }
 
