@@ -39,9 +39,12 @@ class DINO(SelfDistillation):
     cosine, gradients clipped, 100 to 800 epochs of 1.28 million images; 2 crops of 224 pixels and 8 or more of 96.
 
     A pool of some thousand images on one GPU wants less: ``num_outputs`` of 1,024 to 4,096, ``hidden_features`` of 512
-    to 1,024, batches of 32 or more, AdamW with 2.5e-4 to 5e-4, a momentum of 0.99 to 0.996 (a training of few steps is
-    over before a slower teacher has moved), and a ResNet rather than a ViT. Where ``teacher_entropy`` stays at log K,
-    keep ``teacher_temperature`` at (0.04, 0.04); where ``outputs_used`` falls to 1, lower the learning rate.
+    to 1,024, batches of 32 or more, AdamW with 2.5e-4 to 5e-4 after a warm-up, gradients clipped at 3, a momentum of
+    0.99 to 0.996, and a ResNet rather than a ViT. The loss first falls and then rises towards log K, until the centre
+    has found its place; it falls again as the images' codes part, which they do by up to w / u for every 1 / (1 - m)
+    steps. A training that is short beside that wants a lower m, with ``centering="sinkhorn"``, as the mean lags behind
+    a fast teacher. Where ``teacher_entropy`` stays at log K, keep ``teacher_temperature`` at (0.04, 0.04); where
+    ``outputs_used`` falls to 1, lower the learning rate.
 
     Args:
         encoder: the network to pretrain.

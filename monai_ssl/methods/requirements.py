@@ -29,17 +29,15 @@ def multi_crop(method: SSLMethod, views: list[Tensor]) -> tuple[Tensor, list[Ten
     """Return the two large views as one batch (2 B, C, *spatial), the first view's images first, and the small ones.
 
     Raises:
-        ValueError: there are fewer than two views, the first two differ in shape, or a view does not fit the encoder.
+        ValueError: the first two views differ in shape; or see :func:`check_views`.
     """
-    if len(views) < 2 or views[0].shape != views[1].shape:
-        sizes = [tuple(view.shape) for view in views[:2]]
+    first, second, *small = check_views(method, views, most=None)
+    if first.shape != second.shape:
         raise ValueError(
-            f"{type(method).__name__} takes two large views of one size, and any number of small ones after them, got "
-            f"{len(views)} view(s), the first of {' and '.join(map(str, sizes))}"
+            f"{type(method).__name__} takes two large views of one size, and any number of small ones after them; the "
+            f"first two are of {tuple(first.shape[2:])} and {tuple(second.shape[2:])}"
         )
-    for view in views:
-        check_view(method, view)
-    return torch.cat(views[:2]), views[2:]
+    return torch.cat((first, second)), small
 
 
 def check_view(method: SSLMethod, view: Tensor) -> None:

@@ -16,6 +16,7 @@ from monai_ssl.losses import TeacherCodes
 from monai_ssl.networks import DINOHead, ImageEncoder, MomentumCopy, cosine_momentum
 
 from .base import SSLMethod
+from .requirements import check_momentum
 
 __all__ = ["SelfDistillation"]
 
@@ -71,10 +72,10 @@ class SelfDistillation(SSLMethod):
                 "the temperatures must be positive, two for the teacher (at the start and after the warm-up), got "
                 f"student_temperature {student_temperature} and teacher_temperature {teacher_temperature}"
             )
-        shares = {"temperature_warmup": temperature_warmup, "freeze_last_layer": freeze_last_layer}
-        for name, value in shares.items() | {("momentum", momentum), ("final_momentum", final_momentum)}:
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        for name, share in (("temperature_warmup", temperature_warmup), ("freeze_last_layer", freeze_last_layer)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share of the training, in [0, 1], got {share}")
+        check_momentum(momentum=momentum, final_momentum=final_momentum, center_momentum=center_momentum)
         self.head = DINOHead(
             encoder.num_features, num_outputs, hidden_features, bottleneck_features, batch_norm=head_batch_norm
         )

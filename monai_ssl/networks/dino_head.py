@@ -18,6 +18,10 @@ __all__ = ["DINOHead"]
 class DINOHead(nn.Module):
     """Features (..., F) -> cosines (..., K) of their projections with K learned directions.
 
+    Weights start as truncated normal deviates of 0.02 for layers of 2,048 inputs, as in the released code, and of more
+    for narrower ones, by the root: else the vectors of a narrow head would be next to nothing before they are brought
+    to unit length, and their gradients hundreds of times as large.
+
     Args:
         in_features: F.
         out_features: K. 65,536 in DINO and DINOv2, 8,192 in iBOT, of pools of more than a million images; 1,024 to
@@ -58,7 +62,7 @@ class DINOHead(nn.Module):
         self.layers = nn.Sequential(*layers)
         for layer in layers:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.trunc_normal_(layer.weight, std=0.02 * (2048 / layer.in_features) ** 0.5)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         self.directions = nn.Parameter(nn.init.trunc_normal_(torch.empty(out_features, bottleneck_features), std=0.02))

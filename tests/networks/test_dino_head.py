@@ -80,6 +80,16 @@ def test_the_defaults_are_the_papers():
     assert shapes == [(2048, 384), (2048, 2048), (256, 2048)] and head.directions.shape == (65536, 256)
 
 
+def test_gradients_of_narrow_heads_are_no_larger_than_of_wide_ones():
+    norms = []
+    for width in (16, 256):
+        torch.manual_seed(0)
+        head = DINOHead(width, out_features=64, hidden_features=width, bottleneck_features=width // 2)
+        head(torch.randn(32, width)).mul(10).log_softmax(1)[:, 0].mean().backward()
+        norms.append(torch.stack([p.grad.norm() for p in head.layers.parameters()]).norm().item())
+    assert norms[0] < 10 * norms[1] and max(norms) < 30, norms
+
+
 def test_a_teacher_copies_it():
     head, x = small(), torch.randn(4, 12)
     assert torch.equal(MomentumCopy(head)(x), head(x))
