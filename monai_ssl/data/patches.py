@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,7 +46,12 @@ class VolumePatchDataset(StoreDataset):
     Raises:
         ValueError: if the store holds no volumes, rows lack a label map, an argument is out of range, or the cache
             does not fit into memory.
+
+    Attributes:
+        draws_anew: an index is such a code, so the same volume may come again and again.
     """
+
+    draws_anew: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -52,7 +52,9 @@ class PretrainTrainer(Trainer):
         optimizer: over the method's parameters; its learning rate is the schedule's peak.
         views: ``views(image, generator=..., extent=...) -> list of (B, C, *size)``, for example a
             :class:`monai_ssl.transforms.MultiView`. A generator on ``device`` is passed. A method with
-            ``wants_positions`` needs views that also have ``positions``, as that class has.
+            ``wants_positions`` needs views that also have ``positions``, as that class has. Views with a true
+            ``wants_source``, as :class:`monai_ssl.transforms.SourceViews`, also get ``source=batch["source"]``, which
+            stays where the loader put it.
         seed: of the views' generator (each process draws its own stream of it).
         map_keys: entries of a batch that are maps of its images, (B, 1, *spatial) of any type: label maps, or where
             voxels are valid. Views that can ``draw`` and ``apply``, as a :class:`monai_ssl.transforms.MultiView`, take
@@ -267,15 +269,17 @@ class PretrainTrainer(Trainer):
                 f"{type(self.method).__name__} must know where its views were read: give views that can draw, apply "
                 "and tell positions, as monai_ssl.transforms.MultiView"
             )
+        # Not the moved one: views are chosen by its values, and looking at them must not wait for the device.
+        told = {"source": batchdata.get("source")} if getattr(self.views, "wants_source", False) else {}
         with torch.no_grad():
             if placed or (maps and hasattr(self.views, "draw")):
-                params = self.views.draw(image.shape, self.generator, image.device, extent)
+                params = self.views.draw(image.shape, self.generator, image.device, extent, **told)
                 views = self.views.apply(image, params)
                 batch |= {key: self.views.apply(batch[key], params, "nearest") for key in maps}
                 if placed:
                     batch["positions"] = self.views.positions(image.shape, params, self.method.positions_stride)
             else:
-                views = self.views(image, generator=self.generator, extent=extent)
+                views = self.views(image, generator=self.generator, extent=extent, **told)
         return batch | {"views": views, "generator": self.generator}
 
     def _moved(self, value: Any) -> Any:

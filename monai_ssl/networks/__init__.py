@@ -19,7 +19,7 @@ from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
 from .patch_positions import patch_grid, resize_positions
-from .pyramid_head import PyramidHead, measure_map_channels
+from .pyramid_head import PyramidHead
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -28,7 +28,7 @@ from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
-from .upsampling_head import UpsamplingHead, measure_map, measure_stride
+from .upsampling_head import UpsamplingHead, measure_maps, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -73,8 +73,7 @@ __all__ = [
     "encoder_architectures",
     "forward_by_size",
     "gather_rows",
-    "measure_map",
-    "measure_map_channels",
+    "measure_maps",
     "measure_stride",
     "patch_grid",
     "resize_positions",

@@ -6,6 +6,7 @@ The batched form is the only implementation; :mod:`monai_ssl.transforms.faces` m
 
 from __future__ import annotations
 
+from monai_ssl.transforms.band_energy import RandomBandEnergy
 from monai_ssl.transforms.base import BatchTransform, Params
 from monai_ssl.transforms.bias_field import RandomBiasField
 from monai_ssl.transforms.block_drop import RandomBlockDrop
@@ -39,8 +40,10 @@ from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.resample import RandomResample
+from monai_ssl.transforms.source_views import SourceViews, modality_views
 from monai_ssl.transforms.standardize import IntensityStandardize
 from monai_ssl.transforms.turns import RandomMirror, RandomQuarterTurn
+from monai_ssl.transforms.ultrasound import RandomDepthGain, RandomSpeckle, ultrasound_views
 from monai_ssl.transforms.views import MultiView, ViewChain
 from monai_ssl.transforms.volume_presets import masked_views, volume_augmentation, volume_views, whole_views
 from monai_ssl.transforms.window import RandomWindow
@@ -56,11 +59,13 @@ __all__ = [
     "RandBatchTransformd",
     "RandViews",
     "RandViewsd",
+    "RandomBandEnergy",
     "RandomBiasField",
     "RandomBlockDrop",
     "RandomBrightnessContrast",
     "RandomCenterResample",
     "RandomCutout",
+    "RandomDepthGain",
     "RandomGamma",
     "RandomGaussianBlur",
     "RandomGaussianNoise",
@@ -71,7 +76,9 @@ __all__ = [
     "RandomPainting",
     "RandomQuarterTurn",
     "RandomResample",
+    "RandomSpeckle",
     "RandomWindow",
+    "SourceViews",
     "ViewChain",
     "block_grid",
     "blocks_at",
@@ -92,9 +99,11 @@ __all__ = [
     "masked_counts",
     "masked_views",
     "moco_v2_views",
+    "modality_views",
     "nearest_cells",
     "radiograph_views",
     "same_place",
+    "ultrasound_views",
     "volume_augmentation",
     "volume_views",
     "whole_views",

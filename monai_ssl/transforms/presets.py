@@ -8,6 +8,7 @@ statistics would undo the brightness and contrast changes.
 
 from __future__ import annotations
 
+from monai_ssl.transforms.band_energy import RandomBandEnergy
 from monai_ssl.transforms.blur import RandomGaussianBlur
 from monai_ssl.transforms.center_resample import CenterResample
 from monai_ssl.transforms.cutout import RandomCutout
@@ -85,6 +86,7 @@ def radiograph_views(
     cutout_holes: int = 0,
     standardize: IntensityStandardize | None = None,
     num_views: int = 2,
+    band_energy_prob: float = 0.0,
 ) -> MultiView:
     """Views that change a radiograph as poses and exposures do: larger crops than for photographs, gamma, no colour.
 
@@ -108,10 +110,14 @@ def radiograph_views(
         cutout_holes: holes of 1/7 of the side, filled with 0 after the standardisation.
         standardize: replaces the common standardisation.
         num_views: number of views.
+        band_energy_prob: probability of other energies of the frequency bands, as other makers' processing gives, see
+            :class:`RandomBandEnergy`.
     """
     parts = [
         RandomResample(_sides(size, spatial_dims), (min_scale, 1.0), rotation_deg=rotation_deg, flip_prob=flip_prob)
     ]
+    if band_energy_prob:
+        parts.append(RandomBandEnergy(prob=band_energy_prob))
     if jitter and jitter_prob:
         parts.append(RandomBrightnessContrast(jitter, jitter, jitter_prob))
     if gamma_prob:

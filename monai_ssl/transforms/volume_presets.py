@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from monai_ssl.transforms.band_energy import RandomBandEnergy
 from monai_ssl.transforms.base import BatchTransform
 from monai_ssl.transforms.bias_field import RandomBiasField
 from monai_ssl.transforms.blur import RandomGaussianBlur
@@ -49,6 +50,7 @@ def volume_views(
     noise_prob: float = 0.3,
     cutout_holes: int = 0,
     standardize: IntensityStandardize | None = None,
+    band_energy_prob: float = 0.0,
 ) -> MultiView:
     """Views of a volume for contrastive methods: another part, pose, exposure and scanner, the same patient.
 
@@ -81,6 +83,8 @@ def volume_views(
         noise_prob: probability of noise.
         cutout_holes: boxes of 1/7 of each side, filled with 0 after the standardisation.
         standardize: replaces the common standardisation.
+        band_energy_prob: probability of other energies of the frequency bands, as other reconstruction kernels give,
+            see :class:`RandomBandEnergy`.
 
     Raises:
         ValueError: the modality is another, or ``limits_hu`` is given for one that is not CT.
@@ -102,6 +106,8 @@ def volume_views(
         parts.append(RandomWindow(limits_hu, prob=window_prob))
     if modality == "MR" and bias_strength and bias_prob:
         parts.append(RandomBiasField((0.0, bias_strength), prob=bias_prob))
+    if band_energy_prob:
+        parts.append(RandomBandEnergy(prob=band_energy_prob))
     if gamma_prob:
         parts.append(RandomGamma(gamma, gamma_prob))
     if jitter and jitter_prob:
