@@ -8,7 +8,10 @@ from .base import SSLMethod
 from .byol import BYOL
 from .c2l import C2L
 from .dense_contrast import DenseContrast
+from .dino import DINO
+from .dinov2 import DINOv2
 from .hybrid import Hybrid
+from .ibot import IBOT
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
@@ -19,6 +22,7 @@ from .momentum_contrast import MomentumContrast
 from .pirl import PIRL
 from .positives import Relatives, partners, relatives
 from .rotation_prediction import RotationPrediction
+from .self_distillation import SelfDistillation
 from .simclr import SimCLR
 from .simmim import SimMIM
 from .simsiam import SimSiam
@@ -32,9 +36,12 @@ from .voco import VoCo
 __all__ = [
     "BYOL",
     "C2L",
+    "DINO",
+    "IBOT",
     "PIRL",
     "BarlowTwins",
     "ClassTask",
+    "DINOv2",
     "DenseContrast",
     "FindingsTask",
     "Hybrid",
@@ -49,6 +56,7 @@ __all__ = [
     "RotationPrediction",
     "SSLMethod",
     "SegmentationTask",
+    "SelfDistillation",
     "SimCLR",
     "SimMIM",
     "SimSiam",

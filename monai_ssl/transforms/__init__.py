@@ -18,6 +18,7 @@ from monai_ssl.transforms.block_mask import (
     draw_block_mask,
     expand_blocks,
 )
+from monai_ssl.transforms.blockwise_mask import draw_blockwise_mask, masked_counts
 from monai_ssl.transforms.blur import RandomGaussianBlur
 from monai_ssl.transforms.box_mask import boxes_to_mask
 from monai_ssl.transforms.center_resample import CenterResample, RandomCenterResample
@@ -89,11 +90,13 @@ __all__ = [
     "count_masked",
     "cut_boxes",
     "draw_block_mask",
+    "draw_blockwise_mask",
     "draw_box_centers",
     "draw_overlapping_cells",
     "evaluation_view",
     "expand_blocks",
     "grid_box_centers",
+    "masked_counts",
     "masked_views",
     "moco_v2_views",
     "modality_views",
