@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from .base import SSLMethod
 from .c2l import C2L
+from .dense_contrast import DenseContrast
+from .hybrid import Hybrid
 from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
@@ -12,14 +14,24 @@ from .moco_v2 import MoCoV2
 from .moco_v3 import MoCoV3
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .pirl import PIRL
 from .positives import Relatives, partners, relatives
+from .rotation_prediction import RotationPrediction
 from .simclr import SimCLR
 from .simmim import SimMIM
+from .supervised import Supervised
+from .supervised_heads import SupervisedHeads
+from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedTask
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 
 __all__ = [
     "C2L",
+    "PIRL",
+    "ClassTask",
+    "DenseContrast",
+    "FindingsTask",
+    "Hybrid",
     "MAEViT",
     "MaskedAutoencoderCNN",
     "MaskedModelling",
@@ -28,9 +40,14 @@ __all__ = [
     "ModelsGenesis",
     "MomentumContrast",
     "Relatives",
+    "RotationPrediction",
     "SSLMethod",
+    "SegmentationTask",
     "SimCLR",
     "SimMIM",
+    "Supervised",
+    "SupervisedHeads",
+    "SupervisedTask",
     "SwinUNETRPretext",
     "VoCo",
     "partners",
