@@ -263,14 +263,14 @@ class PretrainTrainer(Trainer):
             self.method.check_batch(batchdata)
         batch = {key: self._moved(value) for key, value in batchdata.items()}
         image, extent, maps = batch["image"], batch.get("extent"), [key for key in self.map_keys if key in batch]
-        # Not the moved one: views are chosen by its values, and looking at them must not wait for the device.
-        told = {"source": batchdata.get("source")} if getattr(self.views, "wants_source", False) else {}
         placed = getattr(self.method, "wants_positions", False)
         if placed and not hasattr(self.views, "positions"):
             raise ValueError(
                 f"{type(self.method).__name__} must know where its views were read: give views that can draw, apply "
                 "and tell positions, as monai_ssl.transforms.MultiView"
             )
+        # Not the moved one: views are chosen by its values, and looking at them must not wait for the device.
+        told = {"source": batchdata.get("source")} if getattr(self.views, "wants_source", False) else {}
         with torch.no_grad():
             if placed or (maps and hasattr(self.views, "draw")):
                 params = self.views.draw(image.shape, self.generator, image.device, extent, **told)

@@ -37,7 +37,7 @@ from monai_ssl.networks import (
     MLPHead,
     MomentumCopy,
     cosine_momentum,
-    measure_map,
+    measure_maps,
 )
 from monai_ssl.transforms import cell_diagonal, draw_overlapping_cells, nearest_cells, same_place
 
@@ -138,7 +138,7 @@ class DenseContrast(SSLMethod):
         self.criterion = PointContrastLoss(temperature, normalized=True)
         self.global_head = self.queue = None
         if global_weight:
-            width = measure_map(encoder)[0]
+            width = measure_maps(encoder)[-1][0]
             self.global_head = MLPHead(width, width, global_dim)
             self.global_criterion = InfoNCELoss(global_temperature, normalized=True)
             self.queue = FeatureQueue(queue_size, global_dim)
@@ -288,4 +288,7 @@ def _chosen_map(encoder: ImageEncoder, level: int | str | None, whole: bool) -> 
         )
     if level != -1 and not whole:
         raise ValueError(f"level={level} leaves the layers after it without gradient: level=-1, or global_weight=0.5")
-    return level, *measure_map(encoder, level)
+    maps = measure_maps(encoder)
+    if not -len(maps) <= level < len(maps):
+        raise ValueError(f"the pyramid of {encoder.architecture!r} has {len(maps)} levels, there is no level {level}")
+    return level, *maps[level]

@@ -21,7 +21,7 @@ from monai_ssl.losses import (
     MaskedCrossEntropyLoss,
     MaskedDiceCrossEntropyLoss,
 )
-from monai_ssl.networks import EncoderDecoder, ImageEncoder, PyramidHead, measure_map_channels
+from monai_ssl.networks import EncoderDecoder, ImageEncoder, PyramidHead, measure_maps
 
 __all__ = ["ClassTask", "FindingsTask", "SegmentationTask", "SupervisedTask"]
 
@@ -276,7 +276,9 @@ class SegmentationTask(SupervisedTask):
             )
         own = fits and self.decoder != "light"
         self.head = (
-            None if own else PyramidHead(measure_map_channels(encoder), outputs, encoder.spatial_dims, self.width)
+            None
+            if own
+            else PyramidHead([width for width, _ in measure_maps(encoder)], outputs, encoder.spatial_dims, self.width)
         )
 
     def known(self, batch: Mapping[str, Any], view: int) -> Tensor:

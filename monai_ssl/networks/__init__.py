@@ -16,7 +16,7 @@ from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
-from .pyramid_head import PyramidHead, measure_map_channels
+from .pyramid_head import PyramidHead
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -25,7 +25,7 @@ from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
-from .upsampling_head import UpsamplingHead, measure_map, measure_stride
+from .upsampling_head import UpsamplingHead, measure_maps, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -68,8 +68,7 @@ __all__ = [
     "cosine_momentum",
     "encoder_architectures",
     "gather_rows",
-    "measure_map",
-    "measure_map_channels",
+    "measure_maps",
     "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",

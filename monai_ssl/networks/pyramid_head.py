@@ -17,10 +17,7 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 from torch.nn.functional import interpolate
 
-from .encoder_decoder import EncoderDecoder
-from .encoders import ImageEncoder
-
-__all__ = ["PyramidHead", "measure_map_channels"]
+__all__ = ["PyramidHead"]
 
 
 class PyramidHead(nn.Module):
@@ -29,7 +26,7 @@ class PyramidHead(nn.Module):
     Its norm is over groups of channels of one sample, so it does not depend on the batch.
 
     Args:
-        map_channels: C_i of each map, finest first, see :func:`measure_map_channels`.
+        map_channels: C_i of each map, finest first, see :func:`measure_maps`.
         out_channels: channels of the image.
         spatial_dims: 2 or 3.
         width: channels in between, a multiple of 8.
@@ -65,21 +62,3 @@ class PyramidHead(nn.Module):
         for x in narrow[1:]:
             total = total + (x if x.shape[2:] == finest else interpolate(x, size=finest, mode=mode))
         return interpolate(self.mix(total), size=tuple(size), mode=mode)
-
-
-@torch.no_grad()
-def measure_map_channels(encoder: ImageEncoder) -> tuple[int, ...]:
-    """Return the channels of each map of an encoder's pyramid, finest first.
-
-    Networks that do not say it are asked with one black image of 64 voxels a side; their state is left alone.
-    """
-    if isinstance(encoder, EncoderDecoder):
-        return encoder.map_channels
-    if hasattr(encoder, "patch_size"):  # a plain ViT: four maps of one width, and a fixed image size
-        return (encoder.num_features,) * 4
-    modes = {module: module.training for module in encoder.modules()}
-    image = torch.zeros(1, encoder.in_channels, *[64] * encoder.spatial_dims).to(next(encoder.parameters()))
-    channels = tuple(x.shape[1] for x in encoder.eval().feature_maps(image))
-    for module, mode in modes.items():
-        module.training = mode
-    return channels

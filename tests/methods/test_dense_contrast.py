@@ -293,6 +293,8 @@ def test_misuse_is_named():
         method(batch | {"positions": [batch["positions"][0], torch.zeros(4, 2, 8, 8)]})
     with pytest.raises(ValueError, match=r"must be a multiple of the network's \(4, 4\)"):
         method({"views": [torch.rand(2, 1, 18, 18)] * 2})
+    with pytest.raises(ValueError, match="there is no level 9"):
+        make(level=9, global_weight=0.5)
     with pytest.raises(ValueError, match="leaves the layers after it without gradient"):
         make(level=0)
     with pytest.raises(ValueError, match="leaves the decoder of this 'segresnet' without gradient"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from monai_ssl.networks import PyramidHead, build_encoder, measure_map_channels
+from monai_ssl.networks import PyramidHead, build_encoder, measure_maps
 
 ENCODERS = [
     ("resnet18", 2, {"widen_factor": 0.125}),
@@ -23,11 +23,11 @@ ENCODERS = [
 def test_any_encoder_gives_an_image_of_its_size(name, dims, arguments):
     encoder = build_encoder(name, spatial_dims=dims, **arguments).train()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    channels = measure_map_channels(encoder)
+    channels = [width for width, _ in measure_maps(encoder)]
     assert encoder.training and all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     head = PyramidHead(channels, 3, dims, width=16)
     maps = encoder.feature_maps(torch.rand(2, 1, *[64] * dims))
-    assert tuple(x.shape[1] for x in maps) == channels
+    assert tuple(x.shape[1] for x in maps) == tuple(channels)
     image = head(maps, (64,) * dims)
     assert image.shape == (2, 3, *[64] * dims)
     grads = torch.autograd.grad(image.square().mean(), maps)
