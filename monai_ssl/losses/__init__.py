@@ -16,6 +16,8 @@ from monai_ssl.losses.masked_reconstruction import (
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+from monai_ssl.losses.sinkhorn import sinkhorn
+from monai_ssl.losses.swapped_prediction import SwappedPredictionLoss, swapped_prediction
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
     OverlapPredictionLoss,
@@ -32,6 +34,7 @@ __all__ = [
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "OverlapPredictionLoss",
+    "SwappedPredictionLoss",
     "all_gather",
     "base_orthogonality",
     "estimate_log_z",
@@ -43,4 +46,6 @@ __all__ = [
     "nt_xent",
     "overlap_prediction",
     "patch_statistics",
+    "sinkhorn",
+    "swapped_prediction",
 ]

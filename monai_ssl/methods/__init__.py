@@ -9,9 +9,12 @@ from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
+from .modality_clustering import ModalityClustering
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .online_clustering import OnlineClustering
 from .simmim import SimMIM
+from .swav import SwAV
 from .swin_unetr_pretext import SwinUNETRPretext
 from .voco import VoCo
 
@@ -21,10 +24,13 @@ __all__ = [
     "MaskedAutoencoderCNN",
     "MaskedModelling",
     "MoCoV2",
+    "ModalityClustering",
     "ModelsGenesis",
     "MomentumContrast",
+    "OnlineClustering",
     "SSLMethod",
     "SimMIM",
+    "SwAV",
     "SwinUNETRPretext",
     "VoCo",
 ]

@@ -10,15 +10,18 @@ from .efficientnet import EfficientNetImageEncoder
 from .encoder_decoder import EncoderDecoder
 from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
 from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
+from .forward_by_size import forward_by_size
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .momentum import MomentumCopy
+from .prototypes import Prototypes
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
+from .source_queues import SourceQueues
 from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
@@ -46,9 +49,11 @@ __all__ = [
     "MedNeXtClassifier",
     "MedNeXtImageEncoder",
     "MomentumCopy",
+    "Prototypes",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
+    "SourceQueues",
     "SwinUNETRClassifier",
     "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
@@ -62,6 +67,7 @@ __all__ = [
     "build_encoder",
     "convert_sync_batch_norm",
     "encoder_architectures",
+    "forward_by_size",
     "gather_rows",
     "measure_stride",
     "shuffle_batch_norm",
