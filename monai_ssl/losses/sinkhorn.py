@@ -3,15 +3,20 @@ r"""Sinkhorn's iterations: soft assignments of samples to prototypes that use al
 
 Cuturi, *Sinkhorn Distances*, NIPS 2013, algorithm 1, as SwAV uses it (Caron et al., arXiv 2006.09882, equations 3 to
 5): among all Q whose prototypes have equal mass and whose samples have equal mass, the one that maximises
-``tr(Q^T scores) + epsilon H(Q)`` is ``Diag(u) exp(scores / epsilon) Diag(v)``. Its factors are found by normalising
-prototypes and samples in turn. With S = scores / epsilon, B samples and K prototypes, in logarithms::
+``tr(Q^T scores) + epsilon H(Q)`` is ``Diag(v) exp(scores / epsilon) Diag(u)``. Its factors are found by normalising
+prototypes and samples in turn, for B samples and K prototypes::
 
-    v_b = 0
-    repeat:  u_k = log sum_b exp(S_bk - v_b)        every prototype gets the same mass
-              v_b = log sum_k exp(S_bk - u_k)        every sample gets mass 1
-    Q_bk = exp(S_bk - u_k - v_b)
+    v_b = 1
+    repeat:  u_k = 1 / sum_b v_b exp(scores_bk / epsilon)       every prototype gets the same mass
+             v_b = 1 / sum_k u_k exp(scores_bk / epsilon)       every sample gets mass 1
+    Q_bk = v_b exp(scores_bk / epsilon) u_k
 
-The masses 1/K and 1/B of the paper only add constants to u and v, which cancel in Q times B.
+The masses 1/K and 1/B of the paper only scale u and v, and cancel in B times Q.
+
+Nothing overflows and nothing is emptied: with the highest logit m_k of each prototype and then r_b of each sample taken
+off, ``P_bk = exp(scores_bk / epsilon - m_k - r_b)`` has a 1 in each column and in each row. The m_k are absorbed by
+the first u_k, and the r_b are given back by starting from ``v_b = exp(r_b)``, which is at most 1. The factors then stay
+within (B K)^n of 1 in n rounds, whatever the scores: 3 rounds are safe in float32, more are made in float64.
 """
 
 from __future__ import annotations
@@ -24,6 +29,8 @@ from monai_ssl.losses.contrast import full_precision
 from monai_ssl.losses.distributed import is_distributed
 
 __all__ = ["sinkhorn"]
+
+_SAFE_ITERATIONS = 3
 
 
 @torch.no_grad()
@@ -40,8 +47,8 @@ def sinkhorn(
     """Codes of samples: which prototypes each belongs to, with equal use of all prototypes.
 
     The sums over samples run over the batches of all processes. Samples are normalised last, so their codes sum to 1 to
-    the last digits, and the use of the prototypes is only about equal after few iterations. In logarithms and float32
-    (float64 for float64 scores): no epsilon and no range of scores overflows or empties a sample.
+    the last digits, and the use of the prototypes is only about equal after few iterations. Computed in float32, more
+    than 3 iterations in float64; float64 scores stay so.
 
     Args:
         scores: (B, K), larger is nearer; cosines in the papers. Processes may hold different numbers of samples, also
@@ -77,32 +84,39 @@ def sinkhorn(
             f"{num_groups}"
         )
     everywhere = reduce_distributed and is_distributed()
+    dtype, scores = scores.dtype, scores.double() if iterations > _SAFE_ITERATIONS else scores
+    members = _members(groups, num_groups, scores)  # (G, B)
     logits = scores / epsilon
-    rest = logits  # S_bk - v_b
-    for iteration in range(iterations):
-        over_samples = _log_sum_exp_over_samples(rest, groups, num_groups, everywhere)  # (G, K)
-        rest = logits - (over_samples if groups is None else over_samples[groups])  # S_bk - u_k
-        if iteration + 1 < iterations:
-            rest = logits - rest.logsumexp(dim=1, keepdim=True)
-    return rest.softmax(dim=1)
+    highest = _highest(logits, groups, num_groups, everywhere)  # (G, K)
+    logits.sub_(highest if groups is None else highest[groups])
+    own_highest = logits.amax(dim=1, keepdim=True)  # (B, 1), 0 or less
+    kernel = logits.sub_(own_highest).exp_()
+    sample = own_highest.exp_()
+    for _ in range(iterations):
+        mass = (members * sample.T) @ kernel  # (G, K)
+        if everywhere:
+            dist.all_reduce(mass, op=dist.ReduceOp.SUM)
+        prototype = mass.clamp_(min=torch.finfo(mass.dtype).tiny).reciprocal_()  # a group without samples has no mass
+        sums = kernel @ prototype.T  # (B, G)
+        sample = (sums if groups is None else sums.gather(1, groups[:, None])).reciprocal_()
+    codes = kernel.mul_(prototype if groups is None else prototype[groups])
+    return codes.div_(codes.sum(dim=1, keepdim=True)).to(dtype)
 
 
-def _log_sum_exp_over_samples(x: Tensor, groups: Tensor | None, num_groups: int, everywhere: bool) -> Tensor:
-    """(B, K) -> (G, K), over the samples of each group in all processes; -inf for a group without any."""
-    highest = x.new_full((num_groups, x.shape[1]), -torch.inf)
+def _members(groups: Tensor | None, num_groups: int, scores: Tensor) -> Tensor:
+    """(G, B), 1 where the sample is of the group. A product with it adds in the same order every time."""
+    if groups is None:
+        return scores.new_ones(1, len(scores))
+    return (groups == torch.arange(num_groups, device=scores.device)[:, None]).to(scores.dtype)
+
+
+def _highest(logits: Tensor, groups: Tensor | None, num_groups: int, everywhere: bool) -> Tensor:
+    """(B, K) -> (G, K), over the samples of each group in all processes; a low number for a group without any."""
+    highest = logits.new_full((num_groups, logits.shape[1]), torch.finfo(logits.dtype).min)
     if groups is not None:
-        highest.scatter_reduce_(0, groups[:, None].expand_as(x), x, "amax")
-    elif len(x):
-        highest = x.amax(dim=0, keepdim=True)
+        highest.scatter_reduce_(0, groups[:, None].expand_as(logits), logits, "amax")
+    elif len(logits):
+        highest = logits.amax(dim=0, keepdim=True)
     if everywhere:
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-    highest.clamp_(min=torch.finfo(x.dtype).min)  # of a group without samples: a number, so that nothing is NaN
-    if groups is None:
-        total = (x - highest).exp_().sum(dim=0, keepdim=True)
-    else:
-        # A product with the groups' indicators: unlike index_add, it adds in the same order every time.
-        members = (groups == torch.arange(num_groups, device=x.device)[:, None]).to(x.dtype)  # (G, B)
-        total = members @ (x - highest[groups]).exp_()
-    if everywhere:
-        dist.all_reduce(total, op=dist.ReduceOp.SUM)
-    return total.log_().add_(highest)
+    return highest
