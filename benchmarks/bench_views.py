@@ -63,7 +63,7 @@ def run(rounds: int, threads: list[int], tiny: bool = False) -> Iterator[Row]:
         with torch_threads(number), _plain_tensors():
             contestants = {"ours": rate_of(_ours(stored, sizes))}
             for name, transform, inputs in _peers(stored, sizes):
-                loader = view_loader(transform, inputs, sizes.batch, sizes.batches, number)
+                loader = _loader(transform, inputs, sizes, number)
                 contestants[name] = rate_of(lambda loader=loader: sum(len(views[0]) for views in loader))
             figures = interleaved(contestants, rounds)
         for name in list(contestants)[1:]:
@@ -91,7 +91,7 @@ def _ours(stored: np.ndarray, sizes: Sizes) -> Callable[[], int]:
     def work() -> int:
         done = 0
         for _ in range(sizes.batches):
-            done += len(views(as_float(stored)[:, None], generator)[0])
+            done += len(views(_as_float(stored)[:, None], generator)[0])
         return done
 
     return work
@@ -100,7 +100,7 @@ def _ours(stored: np.ndarray, sizes: Sizes) -> Callable[[], int]:
 def _peers(stored: np.ndarray, sizes: Sizes) -> Iterator[tuple[str, Callable, list]]:
     """Name, transform of one image to its two views, and images as the peer takes them."""
     if lightly() is not None:
-        rgb, grey = (list(pictures(stored, mode)) for mode in ("RGB", "L"))
+        rgb, grey = (list(_pictures(stored, mode)) for mode in ("RGB", "L"))
         yield RGB, lightly_views(sizes.view), rgb
         yield GREY, lightly_views(sizes.view, grey=True), grey
     yield DICTIONARY, MonaiViews(sizes.view), list(stored)
@@ -124,7 +124,7 @@ class MonaiViews:
         self.chain: Compose | None = None
 
     def __call__(self, image: np.ndarray) -> list[torch.Tensor]:
-        item = {"image": as_float(image)[None]}
+        item = {"image": _as_float(image)[None]}
         if self.chain is None:
             self.chain = self._build(image.shape)
         return [self.chain(item)["image"] for _ in range(2)]  # one call gives all keys the same draw
@@ -156,19 +156,17 @@ class _Views(Dataset):
         return self.transform(self.images[i % len(self.images)])
 
 
-def view_loader(transform: Callable, images: list, batch: int, repeats: int, threads: int) -> DataLoader:
-    """Views of images in one process, or in as many workers as there are ``threads``, if there are several."""
+def _loader(transform: Callable, images: list, sizes: Sizes, threads: int) -> DataLoader:
     workers = 0 if threads == 1 else threads
     return DataLoader(
-        _Views(transform, images, repeats),
-        batch,
+        _Views(transform, images, sizes.batches),
+        sizes.batch,
         num_workers=workers,
         persistent_workers=workers > 0,
     )
 
 
-def pictures(stored: np.ndarray, mode: str) -> Iterator[Image.Image]:
-    """8-bit pictures of Pillow of images (B, H, W)."""
+def _pictures(stored: np.ndarray, mode: str) -> Iterator[Image.Image]:
     for image in stored:
         yield Image.fromarray(eight_bit(image)).convert(mode)
 
@@ -181,13 +179,13 @@ def _depth(sizes: Sizes) -> str:
     ramp = grey_ramp(sizes.side)
     views = moco_v2_views(sizes.view)
     params = views.draw((1, 1, *ramp.shape), torch.Generator().manual_seed(0))
-    ours = _share_changed(*(views.apply(as_float(image)[None, None], params) for image in (ramp, ramp + 1)))
+    ours = _share_changed(*(views.apply(_as_float(image)[None, None], params) for image in (ramp, ramp + 1)))
     if ours < 0.9:
         raise RuntimeError(f"one 16-bit grey level more changes only {ours:.0%} of our views' pixels: they lose depth")
     text = f"one 16-bit grey level more changes {ours:.0%} of our views' pixels"
     if lightly() is None:
         return text
-    transform, pictures = lightly_views(sizes.view), pictures([ramp, ramp + 1], "RGB")
+    transform, pictures = lightly_views(sizes.view), _pictures([ramp, ramp + 1], "RGB")
     theirs = _share_changed(*(_seeded(transform, picture) for picture in pictures))
     return f"{text} and {theirs:.1%} of lightly's"
 
@@ -202,7 +200,7 @@ def _seeded(transform: Callable, picture: Image.Image) -> list[torch.Tensor]:
     return transform(picture)
 
 
-def as_float(image: np.ndarray) -> torch.Tensor:
+def _as_float(image: np.ndarray) -> torch.Tensor:
     """What our store gives: float32 in [0, 1]."""
     return torch.from_numpy(np.divide(image, np.float32(65535), dtype=np.float32))
 

@@ -19,8 +19,7 @@ NUM_LARGE = 2
 # By number of dimensions: side of the large views, side of the small ones, number of small ones.
 _SIZES = {2: (224, 96, 6), 3: (96, 48, 4)}
 
-# SwAV's policy on photographs (colour distortion of strength 1, blur), as far as it acts on grey images, in the words of
-# radiograph_views.
+# SwAV's policy on photographs (colour distortion of strength 1, blur), as far as it acts on grey images.
 _PHOTOGRAPHS: dict[str, Any] = {
     "jitter": 0.8,
     "jitter_prob": 0.8,
