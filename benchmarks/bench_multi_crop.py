@@ -60,7 +60,7 @@ def run(rounds: int, threads: list[int], tiny: bool = False) -> Iterator[Row]:
                 figures[name],
                 unit="images/s",
                 bench="multi-crop",
-                setting=f"2 x {sizes.large} and {NUM_SMALL} x {sizes.small} px from {sizes.side} px, batch {sizes.batch}",
+                setting=f"2x{sizes.large} and {NUM_SMALL}x{sizes.small} px from {sizes.side} px, batch {sizes.batch}",
                 threads=number,
                 peer=name,
                 goal=goal,

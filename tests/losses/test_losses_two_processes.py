@@ -14,6 +14,7 @@ from monai_ssl.losses import (
     ConstantZNCELoss,
     InfoNCELoss,
     NTXentLoss,
+    SwappedPredictionLoss,
     all_gather,
     base_orthogonality,
     group_nt_xent,
@@ -61,6 +62,19 @@ def placed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return parts[0] + 2 * parts[1]
 
 
+def clustered(a: torch.Tensor, b: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
+    """Swapped prediction of codes that the whole batch decides."""
+    loss, prototypes = SwappedPredictionLoss(0.2, 0.1), normalize(inputs()[2][:, :4], dim=1)
+    scores = normalize(torch.stack([a, b]), dim=2) @ prototypes.T
+    return loss(scores, torch.stack([loss.assign(own, groups, 3) for own in scores]))
+
+
+def clustered_by_source(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Of the first process's sources the second lacks one; one source has no images at all."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    return clustered(a, b, torch.tensor([0, 2, 0, 2, 2, 2])[first : first + len(a)])
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
@@ -71,6 +85,8 @@ def cases() -> dict:
         "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),
         "overlap and orthogonality": placed,
+        "swapped prediction": clustered,
+        "swapped prediction by source": clustered_by_source,
         "whole-batch loss on every process": spread,
     }
 
