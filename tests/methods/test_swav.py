@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SwAV: the loss is the paper's, codes come from the large views, the queue helps and no more, it learns and resumes."""
+"""SwAV: the loss is the paper's, codes come from the large views, the queue only helps, it learns and resumes."""
 
 from __future__ import annotations
 
