@@ -12,10 +12,9 @@ s_v (cosines of crop v's features with the K prototypes), codes q_a of the assig
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_ssl.losses.contrast import check_temperature, full_precision
@@ -68,13 +67,7 @@ def swapped_prediction(
         raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
     places = _checked_places(range(len(codes)) if assigning is None else assigning, len(codes), len(scores))
     codes = codes.detach().to(scores.dtype)
-    total = codes.sum(dim=0)  # (B, K)
-    losses = scores.new_zeros(scores.shape[1])
-    for crop, own in enumerate(scores):
-        # One cross-entropy a crop, against the sum of all codes but its own.
-        target = total - codes[places[crop]] if crop in places else total
-        losses = losses + F.cross_entropy(own / temperature, target, reduction="none")
-    losses = losses / (len(codes) * (len(scores) - 1))
+    losses = _SwappedCrossEntropies.apply(scores, codes, temperature, places) / (len(codes) * (len(scores) - 1))
     return losses.mean() if reduction == "mean" else losses
 
 
@@ -130,3 +123,42 @@ def _checked_places(assigning: Sequence[int], num_codes: int, num_crops: int) ->
             f"assigning must name another of the {num_crops} crops for each of the {num_codes} codes, got {crops}"
         )
     return {crop: place for place, crop in enumerate(crops)}
+
+
+class _SwappedCrossEntropies(torch.autograd.Function):
+    """Sum over crops of the cross-entropies (B,) with all codes but the crop's own.
+
+    It keeps no matrix for the backward pass but scores and codes themselves, and computes the predictions again there;
+    autograd's own chain would hold some four matrices of the scores' size more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, codes: Tensor, temperature: float | Tensor, places: dict[int, int]) -> Tensor:
+        total = codes.sum(dim=0)  # (B, K)
+        losses, log_sums = scores.new_zeros(scores.shape[1]), []
+        for crop, own in enumerate(scores):
+            target = total - codes[places[crop]] if crop in places else total
+            logits = own / temperature
+            highest = logits.amax(dim=1, keepdim=True)
+            logits.sub_(highest)
+            log_sum = logits.logsumexp(dim=1)
+            losses += target.sum(dim=1) * log_sum - torch.einsum("bk,bk->b", target, logits)
+            log_sums.append(log_sum + highest.squeeze(1))
+        ctx.save_for_backward(scores, codes, torch.as_tensor(temperature), *log_sums)
+        ctx.places = places
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
+        scores, codes, temperature, *log_sums = ctx.saved_tensors
+        total, result = codes.sum(dim=0), torch.empty_like(scores)
+        factor = (grad / temperature)[:, None]
+        for crop, (own, log_sum, out) in enumerate(zip(scores, log_sums, result, strict=True)):
+            target = total - codes[ctx.places[crop]] if crop in ctx.places else total
+            torch.div(own, temperature, out=out).sub_(log_sum[:, None]).exp_()  # the predictions
+            out.mul_(target.sum(dim=1, keepdim=True)).sub_(target).mul_(factor)
+        by_temperature = None
+        if ctx.needs_input_grad[2]:
+            by_temperature = -torch.einsum("vbk,vbk->", result, scores) / temperature
+        return result, None, by_temperature, None
