@@ -14,7 +14,9 @@ from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, polic
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
 from monai_ssl.data.patch_sampler import PatchSampler, sampling_weights
 from monai_ssl.data.patches import VolumePatchDataset
+from monai_ssl.data.places import LabelledPlaces
 from monai_ssl.data.pool import pool_fingerprint, pretraining_rows
+from monai_ssl.data.positives import positive_groups
 from monai_ssl.data.prepare import prepare_store
 from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
@@ -41,6 +43,7 @@ __all__ = [
     "FoundVolumes",
     "ImageStore",
     "IntensityPolicy",
+    "LabelledPlaces",
     "MRIntensity",
     "ModalityIntensity",
     "OpenVolume",
@@ -78,6 +81,7 @@ __all__ = [
     "open_volumes",
     "policy_from_dict",
     "pool_fingerprint",
+    "positive_groups",
     "prepare_store",
     "prepare_volumes",
     "pretraining_rows",

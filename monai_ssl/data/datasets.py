@@ -49,6 +49,8 @@ class StoreDataset(Dataset):
             Default classes: the sorted values of the whole store, so that all splits number them alike.
         cache: ``"none"``: decompress each time (0.5 ms for 512 x 512); ``"memory"``: keep the decoded images in their
             stored type in memory that all workers share.
+        positives: a number for each item, equal for images that are positives of one another, from
+            ``positive_groups``; items have it as ``"positive_id"``.
 
     Attributes:
         classes: for each label column of text its classes; the label is the position.
@@ -64,17 +66,20 @@ class StoreDataset(Dataset):
         rows: Sequence[int] | np.ndarray | None = None,
         label_columns: Sequence[str] | Mapping[str, Sequence[str] | None] | None = None,
         cache: str = "none",
+        positives: Sequence[int] | np.ndarray | None = None,
     ):
         if cache not in ("none", "memory"):
             raise ValueError(f'cache is {cache!r}; use "none" or "memory"')
         self.store = store
-        self.rows = _row_numbers(rows, len(store))
+        self.rows = row_numbers(rows, len(store))
         self.classes: dict[str, list[str]] = {}
         self.labels: dict[str, torch.Tensor] = {}
         columns = [label_columns] if isinstance(label_columns, str) else label_columns or []
         for name in columns:
             classes = columns[name] if isinstance(columns, Mapping) else None
             self._add_labels(name, classes)
+        if positives is not None:
+            self._add_positives(positives)
         shapes = [store.shape(row) for row in self.rows]
         self._cache = SharedImageCache(shapes, [store.dtype(row) for row in self.rows]) if cache == "memory" else None
 
@@ -106,6 +111,17 @@ class StoreDataset(Dataset):
             image = self.store.read_stored(row)
             self._cache.put(i, image)
         return image
+
+    def _add_positives(self, positives: Sequence[int] | np.ndarray) -> None:
+        numbers = np.asarray(positives)
+        if numbers.shape != self.rows.shape or not np.issubdtype(numbers.dtype, np.integer):
+            raise ValueError(
+                f"positives must be one integer for each of {len(self.rows)} items, got {numbers.dtype} "
+                f"{numbers.shape}; positive_groups(store, rows) gives them for the same rows"
+            )
+        if "positive_id" in self.labels:
+            raise ValueError("the items' 'positive_id' is asked for as a label column and as positives; use one")
+        self.labels["positive_id"] = torch.from_numpy(numbers.astype(np.int64))
 
     def _add_labels(self, name: str, classes: Sequence[str] | None) -> None:
         if name in (*PADDED_KEYS, "index", "extent"):
@@ -213,7 +229,12 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
 
 
-def _row_numbers(rows: Sequence[int] | np.ndarray | None, length: int) -> np.ndarray:
+def row_numbers(rows: Sequence[int] | np.ndarray | None, length: int) -> np.ndarray:
+    """Row numbers from numbers, a mask of booleans, or None for all rows of a table.
+
+    Raises:
+        ValueError: if there are none, or rows that the table does not have.
+    """
     if rows is None:
         return np.arange(length)
     rows = np.asarray(rows)

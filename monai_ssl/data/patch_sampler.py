@@ -21,6 +21,10 @@ class PatchSampler(Sampler[int]):
     share of ``length`` says, rounded up or down by chance, in random order. No code comes twice in a run. The order is
     the same for any number of processes, of which each takes every ``world``-th.
 
+    With ``places_per_volume`` p, the volumes come p times in a row, each time with another draw, so that a batch holds
+    several places of one volume. To contrast them a network must know anatomy: patient, scanner and exposure are the
+    same.
+
     Call ``set_epoch`` before each epoch. The sampler does not watch its own iterator (see ``EpochSampler``): who
     trains knows the position and sets it, ``load_state_dict(state_dict() | {"position": ...})``.
 
@@ -31,6 +35,7 @@ class PatchSampler(Sampler[int]):
         weights: how often each volume is wanted, (num_samples,), 0 or more, of any sum. None: all alike.
         rank: number of this process.
         world: number of processes.
+        places_per_volume: p; ``length`` must be a multiple of it.
 
     Attributes:
         epoch: epoch of the next ``iter()``.
@@ -48,7 +53,12 @@ class PatchSampler(Sampler[int]):
         weights: Sequence[float] | np.ndarray | None = None,
         rank: int = 0,
         world: int = 1,
+        places_per_volume: int = 1,
     ):
+        if places_per_volume < 1 or length % places_per_volume:
+            raise ValueError(
+                f"places_per_volume is {places_per_volume}; use 1 or more, of which length ({length}) is a multiple"
+            )
         if num_samples < 1 or seed < 0 or not 0 <= rank < world or length < world:
             raise ValueError(
                 f"num_samples is {num_samples} (1 or more), length {length} (world or more), seed {seed} (0 or more), "
@@ -60,6 +70,7 @@ class PatchSampler(Sampler[int]):
         self.seed = seed
         self.rank = rank
         self.world = world
+        self.places_per_volume = places_per_volume
         self.epoch = 0
         self.position = 0
 
@@ -87,6 +98,7 @@ class PatchSampler(Sampler[int]):
             "length": self.length,
             "seed": self.seed,
             "weights": None if self.weights is None else self.weights.tolist(),
+            "places_per_volume": self.places_per_volume,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -96,7 +108,8 @@ class PatchSampler(Sampler[int]):
             ValueError: if the state belongs to other data or another order, or the position is negative.
         """
         now = self.state_dict()
-        for name in ("num_samples", "length", "seed", "weights"):
+        state = {"places_per_volume": 1, **state}  # states of before there were more
+        for name in ("num_samples", "length", "seed", "weights", "places_per_volume"):
             if state[name] != now[name]:
                 shown = "" if name == "weights" else f" ({state[name]}, now {now[name]})"
                 raise ValueError(
@@ -111,19 +124,25 @@ class PatchSampler(Sampler[int]):
 
     def _codes(self) -> np.ndarray:
         """Codes of the epoch, over all processes."""
-        first = self.epoch * self.length
+        draws, volumes = np.divmod(self._chosen(self.length // self.places_per_volume), self.num_samples)
+        draws = draws[:, None] * self.places_per_volume + np.arange(self.places_per_volume)
+        return (draws * self.num_samples + volumes[:, None]).ravel()
+
+    def _chosen(self, length: int) -> np.ndarray:
+        """Codes of one place in each of ``length`` volumes."""
+        first = self.epoch * length
         if self.weights is not None:
             random = np.random.default_rng([self.seed, 1, self.epoch])
             # Systematic sampling: one draw places a comb of `length` even teeth on the cumulated shares.
-            teeth = (np.arange(self.length) + random.random()) / self.length
+            teeth = (np.arange(length) + random.random()) / length
             wanted = np.flatnonzero(self.weights)
             chosen = wanted[np.searchsorted(np.cumsum(self.weights[wanted])[:-1], teeth, side="right")]
-            return (first + np.arange(self.length)) * self.num_samples + random.permutation(chosen)
-        last = first + self.length
+            return (first + np.arange(length)) * self.num_samples + random.permutation(chosen)
+        last = first + length
         passes = np.arange(first // self.num_samples, -(-last // self.num_samples))
         codes = [number * self.num_samples + self._pass(int(number)) for number in passes]
         start = first - int(passes[0]) * self.num_samples
-        return np.concatenate(codes)[start : start + self.length]
+        return np.concatenate(codes)[start : start + length]
 
     def _pass(self, number: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 0, number]).permutation(self.num_samples)

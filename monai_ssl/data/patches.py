@@ -38,6 +38,7 @@ class VolumePatchDataset(StoreDataset):
             not valid.
         cache: ``"none"``: decompress the blocks that a patch touches each time; ``"memory"``: keep whole volumes, in
             their stored type, in memory that all workers share, and cut patches from it.
+        positives: see ``StoreDataset``.
 
     Raises:
         ValueError: if the store holds no volumes, rows lack a label map, an argument is out of range, or the cache
@@ -57,12 +58,13 @@ class VolumePatchDataset(StoreDataset):
         valid_above: float | None = None,
         blanked_labels: Sequence[int] = (),
         cache: str = "none",
+        positives: Sequence[int] | np.ndarray | None = None,
     ):
         if not store.has_volumes:
             raise ValueError(f"{store.folder} is no store of volumes; prepare_volumes makes one")
         if seed < 0 or not 0 <= foreground_prob <= 1:
             raise ValueError(f"seed is {seed} (0 or more), foreground_prob {foreground_prob} (0 to 1)")
-        super().__init__(store, rows, label_columns, cache)
+        super().__init__(store, rows, label_columns, cache, positives)
         self.read_size = _three(read_size)
         self.seed = seed
         self.label_maps = label_maps

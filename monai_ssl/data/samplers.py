@@ -14,8 +14,9 @@ class EpochSampler(Sampler[int]):
     """Indices of one epoch, shuffled by (seed, epoch), for one of several processes.
 
     The order of the whole epoch is the same for any number of processes; process ``rank`` takes every ``world``-th
-    entry of it. So a run may be resumed at any position, even with another number of processes. All processes get
-    the same number of samples: the order is padded with its own beginning, or cut with ``drop_last``.
+    entry of it, with ``groups`` every ``world``-th two. So a run may be resumed at any position, even with another
+    number of processes. All processes get the same number of samples: the order is padded with its own beginning, or
+    cut with ``drop_last``.
 
     Call ``set_epoch`` before each epoch. The sampler does not watch its own iterator (a loader reads ahead of the
     training); who trains knows the position and sets it: ``load_state_dict(state_dict() | {"position": ...})``.
@@ -27,9 +28,10 @@ class EpochSampler(Sampler[int]):
         rank: number of this process.
         world: number of processes.
         drop_last: drop the samples that do not fill a round of all processes, rather than repeating some.
-        groups: a number for each sample, of its patient, say: samples of one group come in pairs, one right after the
-            other, so that a batch holds the partners that :func:`monai_ssl.losses.group_nt_xent` looks for. Which two
-            form a pair changes from epoch to epoch. None: chance alone decides.
+        groups: a number for each sample, of its patient, say (``positive_groups`` gives finer ones): samples of one
+            group come in pairs, the two right after one another and both to the same process, so that a batch of even
+            size holds the partners that contrastive methods look for. Which two form a pair changes from epoch to
+            epoch. A negative number belongs to no group. None: chance alone decides.
 
     Attributes:
         epoch: epoch of the next ``iter()``.
@@ -75,7 +77,11 @@ class EpochSampler(Sampler[int]):
             self.position = 0
 
     def __iter__(self) -> Iterator[int]:
-        rounds = np.arange(self.position, len(self)) * self.world + self.rank
+        place = np.arange(self.position, len(self))
+        rounds = place * self.world + self.rank
+        if self.groups is not None:  # by twos; an odd last one is dealt singly
+            by_twos = 2 * (place // 2 * self.world + self.rank) + place % 2
+            rounds = np.where(place < len(self) // 2 * 2, by_twos, rounds)
         return iter(self._order()[rounds % self.length].tolist())
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,7 +113,9 @@ class EpochSampler(Sampler[int]):
             raise ValueError(f"position is {state['position']}; use 0 or more")
         self.epoch = int(state["epoch"])
         # Batches times batch size may pass the end, if the last batch is smaller.
-        self.position = min(int(state["position"]) * int(state["world"]) // self.world, len(self))
+        position = min(int(state["position"]) * int(state["world"]) // self.world, len(self))
+        unfinished = self.groups is not None and state["world"] != self.world and position < len(self)
+        self.position = position - position % 2 if unfinished else position
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:
@@ -117,16 +125,25 @@ class EpochSampler(Sampler[int]):
         return order if self.groups is None else self._paired(order, random)
 
     def _paired(self, order: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Bring two of a group together wherever they can be; the pairs, and who is left over, stay shuffled."""
+        """Bring two of a group together wherever they can be, from an even place on; all else stays shuffled."""
         order = order[np.argsort(self.groups[order], kind="stable")]  # group by group, shuffled within
         group = self.groups[order]
         starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
-        within = np.arange(self.length) - np.repeat(starts, np.diff(np.r_[starts, self.length]))
-        pair = np.cumsum(within % 2 == 0) - 1  # number of the pair (or single) that each belongs to
-        return order[np.argsort(random.permutation(pair[-1] + 1)[pair], kind="stable")]
+        sizes = np.diff(np.r_[starts, self.length])
+        alone = np.zeros(self.length, dtype=bool)
+        alone[(starts + sizes - 1)[sizes % 2 == 1]] = True  # the last one of each group of an odd number
+        pairs, singles = order[~alone].reshape(-1, 2), random.permutation(order[alone])
+        twos = np.concatenate([pairs, singles[: len(singles) // 2 * 2].reshape(-1, 2)])
+        return np.concatenate([random.permutation(twos).ravel(), singles[len(twos) * 2 - pairs.size :]])
 
 
 def _numbered(groups: np.ndarray) -> np.ndarray:
-    """Number groups as they first appear, so that the order does not depend on what they are called (salted hashes)."""
+    """Number groups as they first appear, so that the order does not depend on what they are called (salted hashes).
+
+    Each negative number is a group of its own.
+    """
+    if np.issubdtype(groups.dtype, np.signedinteger):
+        unknown = groups < 0
+        groups = np.where(unknown, -np.cumsum(unknown), groups)
     _, first, number = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[number]

@@ -89,13 +89,16 @@ def load_training_state(trainer: PretrainTrainer, state: dict[str, Any]) -> None
 
 def _load_method(trainer: PretrainTrainer, saved: dict[str, Any]) -> None:
     own = trainer.method.state_dict()
-    differing = sorted(own.keys() ^ saved.keys()) or [key for key in own if own[key].shape != saved[key].shape]
-    if differing:
+    try:
+        trainer.method.load_state_dict(saved)  # a part may fill in what an older version of it did not save
+    except RuntimeError as error:
+        differing = sorted(own.keys() ^ saved.keys()) or [key for key in own if own[key].shape != saved[key].shape]
+        if not differing:
+            raise
         raise ValueError(
             f"the saved state is of another method or network than {type(trainer.method).__name__}: {differing[0]} and "
             f"{len(differing) - 1} more of {len(own)} entries are missing or of another shape"
-        )
-    trainer.method.load_state_dict(saved)
+        ) from error
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

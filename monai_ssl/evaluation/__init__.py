@@ -28,6 +28,7 @@ from .labels import ClassificationLabels, LabelledStoreDataset, classification_l
 from .model_card import ModelCard, find_model, load_model, read_model_card, save_model
 from .model_handlers import BestModel
 from .online_probe import online_probe, probe_labels
+from .place_probe import PlaceProbe, online_place_probe, place_probe
 from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
@@ -75,6 +76,7 @@ __all__ = [
     "LinearProbe",
     "MeanDiceScore",
     "ModelCard",
+    "PlaceProbe",
     "PredictionWriter",
     "PreparedView",
     "Preprocessing",
@@ -115,10 +117,12 @@ __all__ = [
     "load_classifier",
     "load_model",
     "load_segmenter",
+    "online_place_probe",
     "online_probe",
     "open_unlabelled",
     "open_unlabelled_volumes",
     "package_versions",
+    "place_probe",
     "pretraining_summary",
     "probe_labels",
     "read_classifier_card",

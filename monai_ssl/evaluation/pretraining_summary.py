@@ -6,19 +6,21 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import DataLoader
+from torch.utils.data import Dataset, Subset
 
 from monai_ssl.data.datasets import PadCollate, StoreDataset
 from monai_ssl.data.store import ImageStore
 from monai_ssl.engines import is_main_process
 from monai_ssl.evaluation.features import extract_features
 from monai_ssl.evaluation.labels import ClassificationLabels
+from monai_ssl.evaluation.place_probe import PlaceProbe
 from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.evaluation.probes import linear_probe, regularisation_rule
 from monai_ssl.evaluation.run_facts import describe_lineage, device_name, package_versions
@@ -46,6 +48,7 @@ def pretraining_summary(
     output_dir: str | os.PathLike,
     *,
     labels: ClassificationLabels | None = None,
+    places: PlaceProbe | None = None,
     split: str = "val",
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -72,6 +75,7 @@ def pretraining_summary(
         preprocessing: how images reach the encoder.
         output_dir: gets ``summary.json`` and ``summary.md``; a ``loss_curve.png`` in it is named.
         labels: with the splits ``"train"`` and ``split``; None: there are none.
+        places: labelled places of volumes, in place of ``labels``; their patches are then all that is looked at.
         split: whose images are scored.
         seed: of the untrained twin and of the draws.
         device: where to compute.
@@ -94,7 +98,11 @@ def pretraining_summary(
     if not is_main_process():
         return None
     manifest = read_manifest(weights)
-    pool = _drawn(np.asarray(pool_rows), pool_images, seed)
+    if places is None:
+        pool, images, view = _drawn(np.asarray(pool_rows), pool_images, seed), StoreDataset(store), preprocessing.view()
+    else:
+        labels, images, view = places.labels, places.places, places.view
+        pool = labels.rows["train"]
     needed = {"pool": pool}
     if labels is not None:
         if not {"train", split} <= labels.rows.keys():
@@ -102,7 +110,7 @@ def pretraining_summary(
         needed |= {"train": labels.rows["train"], split: labels.rows[split]}
     encoders = {"pretrained": open_encoder(weights), "untrained": _untrained(manifest["network"], seed)}
     features = {
-        name: _features(encoder, store, needed, preprocessing, device, batch_size, num_workers)
+        name: _features(encoder, images, needed, view, device, batch_size, num_workers)
         for name, encoder in encoders.items()
     }
     summary: dict[str, Any] = {
@@ -113,6 +121,7 @@ def pretraining_summary(
         "num_features": manifest["network"]["num_features"],
         "images_seen": manifest["images_seen"],
         "pool_images": len(pool_rows),
+        "probed": "images" if places is None else "places",
         "seed": seed,
         "device": device_name(device),
         "versions": package_versions(),
@@ -148,18 +157,18 @@ def _drawn(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 def _features(
     encoder: ImageEncoder,
-    store: ImageStore,
+    images: Dataset,
     needed: dict[str, np.ndarray],
-    preprocessing: Preprocessing,
+    view: Callable[..., torch.Tensor],
     device: torch.device | str,
     batch_size: int,
     num_workers: int,
 ) -> dict[str, np.ndarray]:
     """Features of each set of rows, every image computed once."""
     rows = np.unique(np.concatenate(list(needed.values())))
-    dataset = StoreDataset(store, rows)
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=PadCollate())
-    x = extract_features(encoder, loader, preprocessing.view(), device)[0].numpy()
+    chosen = Subset(images, rows.tolist())
+    loader = DataLoader(chosen, batch_size=batch_size, num_workers=num_workers, collate_fn=PadCollate())
+    x = extract_features(encoder, loader, view, device)[0].numpy()
     return {name: x[np.searchsorted(rows, wanted)] for name, wanted in needed.items()}
 
 
@@ -297,8 +306,8 @@ def _text(summary: dict[str, Any], weights: Path) -> str:
     if probe is not None:
         rows["linear probe"] = (
             f"AUC {_with_interval(probe['pretrained'])}, untrained {_with_interval(probe['untrained'])}, difference "
-            f"{_with_interval(probe['difference'], '+')} ({probe['num_labels']} labels, {probe['num_scored']} images "
-            f"of {probe['split']})"
+            f"{_with_interval(probe['difference'], '+')} ({probe['num_labels']} labels, {probe['num_scored']} "
+            f"{summary['probed']} of {probe['split']})"
         )
         if few := probe["few_labels"]:
             rows["few labels"] = (

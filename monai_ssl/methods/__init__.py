@@ -9,10 +9,13 @@ from .mae_vit import MAEViT
 from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
+from .moco_v3 import MoCoV3
 from .modality_clustering import ModalityClustering
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
 from .online_clustering import OnlineClustering
+from .positives import Relatives, partners, relatives
+from .simclr import SimCLR
 from .simmim import SimMIM
 from .swav import SwAV
 from .swin_unetr_pretext import SwinUNETRPretext
@@ -24,13 +27,18 @@ __all__ = [
     "MaskedAutoencoderCNN",
     "MaskedModelling",
     "MoCoV2",
+    "MoCoV3",
     "ModalityClustering",
     "ModelsGenesis",
     "MomentumContrast",
     "OnlineClustering",
+    "Relatives",
     "SSLMethod",
+    "SimCLR",
     "SimMIM",
     "SwAV",
     "SwinUNETRPretext",
     "VoCo",
+    "partners",
+    "relatives",
 ]

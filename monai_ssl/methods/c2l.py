@@ -25,10 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, group_nt_xent, nt_xent
+from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss
 from monai_ssl.networks import ImageEncoder
 
 from .momentum_contrast import MomentumContrast
+from .positives import Relatives, contrast_views, relatives
+from .requirements import check_views
 
 __all__ = ["C2L"]
 
@@ -50,8 +52,7 @@ class C2L(MomentumContrast):
         temperature: t, positive.
         keys: who makes the keys. ``"teacher"``: the momentum teacher, without gradient (the paper). ``"student"``: the
             student itself, with gradient; each term is then NT-Xent over both sides of the batch (SimCLR's loss), and
-            teacher and queue stand by unused. On pools of some thousand images this learns more, in less time. Only
-            here can images of one patient be positives, see :meth:`forward`.
+            teacher and queue stand by unused. On pools of some thousand images this learns more, in less time.
         enqueue: which keys enter the queue and when. ``"per_loss"``: each term's keys right after the term, so that L2
             and L3 see this step's keys of the same images as negatives (released code). ``"end_of_step"``: the same
             keys after the step. ``"homogeneous"``: only k, after the step.
@@ -63,6 +64,11 @@ class C2L(MomentumContrast):
         shuffle_batch_norm: Shuffle-BN for the teacher, one permutation for both of its passes.
         in_batch_negatives: the batch's own keys are negatives too; worth it with one process and small queues.
         decay_all: decay biases and normalisation parameters too.
+        patient_positives: images of one patient are positives of one another, see :class:`MomentumContrast` for keys
+            of the teacher; with keys of the student all of them are, as in :func:`monai_ssl.losses.group_nt_xent`. A
+            mixture belongs to the patient of its larger part. None: with keys of the student, where the batch says
+            who the patients are.
+        exclude_own_patient: no image of the same patient is a negative.
 
     Raises:
         ValueError: unknown ``terms``, ``criterion`` or ``enqueue``, or ``"nce"`` without ``num_data``.
@@ -87,6 +93,8 @@ class C2L(MomentumContrast):
         shuffle_batch_norm: bool = False,
         in_batch_negatives: bool = False,
         decay_all: bool = False,
+        patient_positives: bool | None = None,
+        exclude_own_patient: bool = False,
     ) -> None:
         if not terms or set(terms) - set(TERMS):
             raise ValueError(f"terms must be one or more of {', '.join(TERMS)}, got {list(terms)}")
@@ -109,7 +117,9 @@ class C2L(MomentumContrast):
             shuffle_batch_norm=shuffle_batch_norm,
             in_batch_negatives=in_batch_negatives,
             decay_all=decay_all,
+            exclude_own_patient=exclude_own_patient,
         )
+        self.patient_positives = patient_positives
         self.terms = tuple(term for term in TERMS if term in terms)
         self.mixup_alpha = mixup_alpha
         self.keys = keys
@@ -117,12 +127,9 @@ class C2L(MomentumContrast):
         self.enqueue = enqueue
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """See :meth:`SSLMethod.forward`; needs two views. Also returns each term by its name, and ``"mix"`` (lam).
-
-        With keys of the student, images that share a number in ``batch["group_id"]`` (B,), if it is there, are
-        positives of one another; a mixture belongs to the group of its larger part.
-        """
-        x1, x2 = batch["views"]
+        """See :meth:`SSLMethod.forward`; needs two views. Also returns each term by its name, and ``"mix"`` (lam)."""
+        x1, x2 = check_views(self, batch["views"])
+        related = self._relatives(batch)
         mix, partner = self._draw_mixture(x1.shape[0], x1.device, batch.get("generator"))
         mixed_1, mixed_2 = torch.lerp(x1[partner], x1, mix), torch.lerp(x2[partner], x2, mix)
 
@@ -137,9 +144,9 @@ class C2L(MomentumContrast):
         losses: dict[str, Tensor] = {}
         for term in self.terms:
             term_query, term_key = pairs[term]
-            losses[term] = self._term(term_query, term_key, batch.get("group_id"))
+            losses[term] = self._term(term_query, term_key, related)
         if self.enqueue == "homogeneous" and self.keys == "teacher":
-            self.enqueue_later(normalize(key.float()))
+            self.enqueue_later(normalize(key.float()), patient=related.patient)
         embedding = mixed_query if query is None else query
         return {
             "loss": torch.stack(list(losses.values())).mean(),
@@ -188,17 +195,22 @@ class C2L(MomentumContrast):
         share = gammas[0] / gammas.sum()
         return torch.maximum(share, 1 - share), torch.randperm(size, device=device, generator=generator)
 
-    def _term(self, query: Tensor, key: Tensor, groups: Tensor | None) -> Tensor:
+    def _relatives(self, batch: dict[str, Any]) -> Relatives:
+        positives = self.patient_positives
+        if positives is None:
+            positives = self.keys == "student" and ("group_id" in batch or "positive_id" in batch)
+        return relatives(batch, positives, self.exclude_own_patient)
+
+    def _term(self, query: Tensor, key: Tensor, related: Relatives) -> Tensor:
         """One term's loss; then its keys enter the queue, now or after the step."""
         if self.keys == "student":
-            options = {"temperature": self.temperature, "gather_distributed": True}
-            return nt_xent(query, key, **options) if groups is None else group_nt_xent(query, key, groups, **options)
+            return contrast_views(query, key, related, self.temperature)
         query, key = normalize(query.float()), normalize(key.float())
-        loss = self.contrast(query, key)
+        loss = self.contrast(query, key, related)
         if self.enqueue == "end_of_step":
-            self.enqueue_later(key)
+            self.enqueue_later(key, patient=related.patient)
         elif self.enqueue == "per_loss" and self.training:
-            self.queue.enqueue(key)
+            self.queue.enqueue(key, related.patient)
         return loss
 
 

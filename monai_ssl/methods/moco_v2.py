@@ -16,6 +16,8 @@ from monai_ssl.losses import InfoNCELoss
 from monai_ssl.networks import ImageEncoder
 
 from .momentum_contrast import MomentumContrast
+from .positives import relatives
+from .requirements import check_views
 
 __all__ = ["MoCoV2"]
 
@@ -37,6 +39,11 @@ class MoCoV2(MomentumContrast):
         shuffle_batch_norm: Shuffle-BN.
         in_batch_negatives: the batch's own keys are negatives too.
         decay_all: decay biases and normalisation parameters too.
+        patient_positives: another image of the patient in the batch gives a further positive key.
+        exclude_own_patient: no key of the query's own patient is a negative.
+
+    On some thousand images and one GPU: a queue shorter than the pool (512, say), momentum 0.99 with
+    ``final_momentum=1``, ``in_batch_negatives=True``, AdamW at 1e-3 and batches of 64.
 
     Example:
         >>> import torch
@@ -62,6 +69,8 @@ class MoCoV2(MomentumContrast):
         shuffle_batch_norm: bool = False,
         in_batch_negatives: bool = False,
         decay_all: bool = False,
+        patient_positives: bool = False,
+        exclude_own_patient: bool = False,
     ) -> None:
         super().__init__(
             encoder,
@@ -74,13 +83,16 @@ class MoCoV2(MomentumContrast):
             shuffle_batch_norm=shuffle_batch_norm,
             in_batch_negatives=in_batch_negatives,
             decay_all=decay_all,
+            patient_positives=patient_positives,
+            exclude_own_patient=exclude_own_patient,
         )
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SSLMethod.forward`; needs two views."""
-        view_1, view_2 = batch["views"]
+        view_1, view_2 = check_views(self, batch["views"])
+        related = relatives(batch, self.patient_positives, self.exclude_own_patient)
         query = normalize(self.student(view_1).float())
         key = normalize(self.teach(batch, view_2)[0].float())
-        loss = self.contrast(query, key)
-        self.enqueue_later(key)
+        loss = self.contrast(query, key, related)
+        self.enqueue_later(key, patient=related.patient)
         return {"loss": loss, "embedding": query.detach()}

@@ -9,7 +9,7 @@ from monai_ssl.networks import EncoderDecoder, ImageEncoder
 
 from .base import SSLMethod
 
-__all__ = ["check_decoder", "check_size", "check_view", "one_view"]
+__all__ = ["check_decoder", "check_momentum", "check_size", "check_view", "check_views", "one_view"]
 
 
 def one_view(method: SSLMethod, views: list[Tensor]) -> Tensor:
@@ -34,6 +34,39 @@ def check_view(method: SSLMethod, view: Tensor) -> None:
     if view.ndim != dims + 2 or view.shape[1] != channels:
         name, axes = type(method).__name__, "H, W" if dims == 2 else "D, H, W"
         raise ValueError(f"{name} on a {dims}D encoder takes views (B, {channels}, {axes}), got {tuple(view.shape)}")
+
+
+def check_views(method: SSLMethod, views: list[Tensor], least: int = 2, most: int | None = 2) -> list[Tensor]:
+    """Return several views of each image.
+
+    Args:
+        method: that asks.
+        views: the batch's.
+        least: number of views it needs.
+        most: number it can take; None: any.
+
+    Raises:
+        ValueError: there are fewer or more, they hold different numbers of images, or one does not fit the encoder.
+    """
+    if len(views) < least or (most is not None and len(views) > most):
+        wanted = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{type(method).__name__} takes {wanted} views of each image, got {len(views)}")
+    if len({len(view) for view in views}) > 1:
+        raise ValueError(f"all views must be of the same images, got {[len(view) for view in views]} of them")
+    for view in views:
+        check_view(method, view)
+    return views
+
+
+def check_momentum(**momenta: float | None) -> None:
+    """Check a teacher's momenta, given by the names of their arguments; None is one that is not used.
+
+    Raises:
+        ValueError: one is outside [0, 1].
+    """
+    for name, value in momenta.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
 def check_size(view: Tensor, divisor: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
-from .momentum import MomentumCopy
+from .momentum import MomentumCopy, cosine_momentum
 from .prototypes import Prototypes
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
@@ -66,6 +66,7 @@ __all__ = [
     "build_classifier",
     "build_encoder",
     "convert_sync_batch_norm",
+    "cosine_momentum",
     "encoder_architectures",
     "forward_by_size",
     "gather_rows",

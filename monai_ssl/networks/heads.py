@@ -25,7 +25,8 @@ class MLPHead(nn.Module):
     """Linear layers with ReLU between them, (B, in_features) -> (B, out_features).
 
     MoCo v2 (arXiv 2003.04297) and SimCLR (arXiv 2002.05709) use two layers whose hidden width is ``in_features``; the
-    later BatchNorm variants put it before each ReLU.
+    later BatchNorm variants put it before each ReLU, and SimSiam's projector (arXiv 2011.10566, section 3) after the
+    last layer too.
 
     Args:
         in_features: length of the pooled features.
@@ -33,6 +34,8 @@ class MLPHead(nn.Module):
         out_features: length of the embedding.
         num_layers: number of linear layers, at least 1.
         batch_norm: put BatchNorm before each ReLU (those linear layers then have no bias).
+        final_batch_norm: put BatchNorm without scale and shift after the last layer (which then has no bias).
+        final_bias: give the last layer a bias; with ``final_batch_norm`` it has none in any case.
 
     Raises:
         ValueError: ``num_layers`` is below 1.
@@ -45,6 +48,8 @@ class MLPHead(nn.Module):
         out_features: int = 128,
         num_layers: int = 2,
         batch_norm: bool = False,
+        final_batch_norm: bool = False,
+        final_bias: bool = True,
     ) -> None:
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
@@ -57,7 +62,9 @@ class MLPHead(nn.Module):
                 layers.append(nn.BatchNorm1d(hidden_features))
             layers.append(nn.ReLU(inplace=True))
             width = hidden_features
-        layers.append(nn.Linear(width, out_features))
+        layers.append(nn.Linear(width, out_features, bias=final_bias and not final_batch_norm))
+        if final_batch_norm:
+            layers.append(nn.BatchNorm1d(out_features, affine=False))
         self.layers = nn.Sequential(*layers)
         self.in_features = in_features
         self.out_features = out_features

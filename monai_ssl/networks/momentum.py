@@ -3,13 +3,34 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["MomentumCopy"]
+__all__ = ["MomentumCopy", "cosine_momentum"]
+
+
+def cosine_momentum(start: float, end: float, progress: float) -> float:
+    r"""Momentum of a teacher that goes from ``start`` to ``end`` along half a cosine.
+
+    .. math:: m = m_1 - (m_1 - m_0) (\cos(\pi p) + 1) / 2
+
+    With ``end=1`` this is BYOL's schedule (arXiv 2006.07733, section 3.3), which MoCo v3 and DINO share.
+
+    Args:
+        start: momentum at the start, in [0, 1].
+        end: momentum at the end, in [0, 1]; equal to ``start`` it is constant.
+        progress: share of the training's steps that are done, in [0, 1].
+
+    Example:
+        >>> [round(cosine_momentum(0.99, 1.0, p), 4) for p in (0, 0.5, 1)]
+        [0.99, 0.995, 1.0]
+    """
+    rest = (1 + math.cos(math.pi * progress)) / 2  # 1 at the start, 0 at the end
+    return end - (end - start) * rest
 
 
 class MomentumCopy(nn.Module):

@@ -125,3 +125,20 @@ def test_groups_get_equal_shares_or_tempered_ones():
         sampling_weights(store, by="modalty")
     with pytest.raises(ValueError, match="temper is 2"):
         sampling_weights(store, temper=2)
+
+
+@pytest.mark.parametrize("weights", [None, [1, 2, 3, 4, 5, 6]])
+def test_several_places_of_a_volume_follow_each_other(weights):
+    sampler = PatchSampler(6, 24, weights=weights, places_per_volume=4)
+    orders = epochs(sampler, 5)
+    codes = np.concatenate(orders)
+    assert len(np.unique(codes)) == len(codes) == 120
+    volumes = (codes % 6).reshape(-1, 4)
+    assert (volumes == volumes[:, :1]).all()
+    if weights is None:
+        assert np.bincount(volumes[:, 0]).tolist() == [5] * 6
+    state = sampler.state_dict() | {"position": 7}
+    with pytest.raises(ValueError, match="places_per_volume"):
+        PatchSampler(6, 24, weights=weights).load_state_dict(state)
+    with pytest.raises(ValueError, match="multiple"):
+        PatchSampler(6, 26, places_per_volume=4)

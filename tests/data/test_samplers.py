@@ -120,6 +120,54 @@ def test_groups_come_in_pairs():
     assert len(pairings) > 1, "the pairs change from epoch to epoch"
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("length", [10, 13, 31])
+def test_both_of_a_pair_come_to_one_process_and_one_batch(world, length):
+    groups = [i // 2 if i < length // 3 * 2 else 100 + i for i in range(length)]
+    parts = [list(EpochSampler(length, seed=5, groups=groups, rank=rank, world=world)) for rank in range(world)]
+    assert {len(part) for part in parts} == {-(-length // world)}
+    assert {index for part in parts for index in part} == set(range(length)), "nobody is left out"
+    split = 0
+    for part in parts:
+        for place in range(0, len(part) - 1, 2):
+            pair = part[place : place + 2]
+            split += sum(groups.count(groups[index]) == 2 for index in pair) == 1
+            split += sum(groups.count(groups[index]) == 2 for index in pair) == 2 and len({groups[i] for i in pair}) > 1
+    assert split == 0 if length % world == 0 and length // world % 2 == 0 else split <= 2
+    cut = [list(EpochSampler(length, 5, True, rank, world, drop_last=True, groups=groups)) for rank in range(world)]
+    assert len({index for part in cut for index in part}) == length // world * world
+
+
+def test_pairs_resume_in_the_middle_and_with_another_number_of_processes():
+    groups = [i // 2 for i in range(48)]
+    whole = list(EpochSampler(48, seed=9, groups=groups))
+    state = EpochSampler(48, seed=9, rank=1, world=2, groups=groups).state_dict() | {"position": 8}
+    for world in (1, 2, 4):
+        rest: set[int] = set()
+        for rank in range(world):
+            sampler = EpochSampler(48, seed=9, rank=rank, world=world, groups=groups)
+            sampler.load_state_dict(state)
+            rest |= set(sampler)
+        assert rest == set(whole[16:])
+    sampler = EpochSampler(48, seed=9, rank=0, world=4, groups=groups)
+    sampler.load_state_dict(state | {"position": 7})  # 14 seen, 3 each: the unfinished pair comes again
+    assert sampler.position == 2
+
+
+def test_a_negative_number_is_no_group():
+    sampler = EpochSampler(12, seed=1, groups=[-1] * 10 + [4, 4])
+    order = list(sampler)
+    assert sorted(order) == list(range(12))
+    assert order[order.index(10) ^ 1] == 11
+    plain, named = EpochSampler(12, seed=1, groups=range(12)), EpochSampler(12, seed=1, groups=[-3] * 12)
+    assert list(plain) == list(named)
+
+
+def test_names_will_do_as_groups():
+    order = list(EpochSampler(6, groups=["b", "a", "a", "c", "b", "c"]))
+    assert {frozenset(order[i : i + 2]) for i in (0, 2, 4)} == {frozenset(p) for p in ((0, 4), (1, 2), (3, 5))}
+
+
 def test_without_company_the_groups_change_nothing_but_the_order():
     assert sorted(EpochSampler(6, groups=range(6))) == list(range(6))
 

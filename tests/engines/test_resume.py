@@ -11,6 +11,7 @@ from toy_training import LossLog, ToyEpochSampler, ToyImages, ToyMethod, toy_tra
 
 from monai_ssl.data import EpochSampler
 from monai_ssl.engines import step_schedule
+from monai_ssl.networks import FeatureQueue
 
 
 def sampled_by_position(workers: int) -> DataLoader:
@@ -134,6 +135,16 @@ def test_a_state_that_does_not_fit_is_refused(options, message):
     state = toy_trainer().state_dict()
     with pytest.raises(ValueError, match=message):
         toy_trainer(**options).load_state_dict(state)
+
+
+def test_a_state_that_lacks_what_a_part_can_fill_in_is_taken():
+    trainer = toy_trainer()
+    trainer.method.memory = FeatureQueue(4, 2)
+    state = toy_trainer().state_dict()
+    older = {f"memory.{name}": value for name, value in FeatureQueue(4, 2).state_dict().items() if name != "groups"}
+    trainer.load_state_dict(state | {"method": state["method"] | older})
+    assert trainer.method.memory.groups.tolist() == [-1] * 4
+    assert torch.equal(trainer.method.memory.features, older["memory.features"])
 
 
 def test_a_state_of_another_optimizer_or_program_is_refused():

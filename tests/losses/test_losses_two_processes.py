@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,6 +24,8 @@ from monai_ssl.losses import (
     is_distributed,
     overlap_prediction,
 )
+from monai_ssl.methods import MoCoV3, Relatives, relatives
+from monai_ssl.methods.positives import contrast_views
 
 FORMULAS = ("paper", "released")
 BATCH, DIM = 6, 5
@@ -53,6 +58,26 @@ def grouped(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return group_nt_xent(a, b, groups, 0.2, gather_distributed=True)
 
 
+def own(*numbers: int) -> torch.Tensor:
+    """This process' share of one number for each image of the whole batch."""
+    share = BATCH // dist.get_world_size() if is_distributed() else BATCH
+    first = dist.get_rank() * share if is_distributed() else 0
+    return torch.tensor(numbers)[first : first + share]
+
+
+def related(a: torch.Tensor, positives: bool) -> Relatives:
+    """Patients across the processes, one of them not known; positives within a process."""
+    batch = {"views": [a], "group_id": own(0, 0, 1, 2, 2, 1), "positive_id": own(0, 0, -1, 2, 2, -1)}
+    if not positives:
+        batch["group_id"] = own(0, 1, -1, 1, 0, -1)
+    return relatives(batch, positives, exclude_own_patient=True)
+
+
+def moco_v3(a: torch.Tensor, b: torch.Tensor, positives: bool) -> torch.Tensor:
+    query, key = normalize(a, dim=1), normalize(b.detach(), dim=1)
+    return MoCoV3._contrast(SimpleNamespace(temperature=0.2), query, key, related(a, positives))
+
+
 def placed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """VoCo's losses: one crop and three base crops an image, whose overlaps are the same in all images."""
     bases = torch.stack([b, b.roll(1, 1), -b], 1)  # (B, 3, 4)
@@ -81,6 +106,10 @@ def cases() -> dict:
         "nt_xent": NTXentLoss(0.2),
         "nt_xent at low temperature": NTXentLoss(0.05),
         "group_nt_xent": grouped,
+        "nt_xent without own patients": lambda a, b: contrast_views(a, b, related(a, False), 0.2),
+        "nt_xent with patients' positives": lambda a, b: contrast_views(a, b, related(a, True), 0.2),
+        "moco_v3 without own patients": partial(moco_v3, positives=False),
+        "moco_v3 with patients' positives": partial(moco_v3, positives=True),
         "info_nce": lambda a, b: InfoNCELoss(0.2)(a, b.detach(), queue),
         "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),

@@ -22,7 +22,7 @@ class FlatEncoder(nn.Module):
 
     def __init__(self, pixels: int = 64, num_features: int = 16, hidden: bool = False) -> None:
         super().__init__()
-        self.num_features = num_features
+        self.num_features, self.spatial_dims, self.in_channels = num_features, 2, 1
         layers = [nn.Flatten(), nn.Linear(pixels, num_features, bias=False)]
         self.net = nn.Sequential(*layers, nn.Tanh()) if hidden else nn.Sequential(*layers)
 

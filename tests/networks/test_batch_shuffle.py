@@ -45,7 +45,7 @@ def work(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     shuffled = shuffle.shuffle(own)
     queue = FeatureQueue(6, 5, generator=torch.Generator().manual_seed(0))
     keys = shuffle_batch_norm(teacher(), own, shuffle)
-    queue.enqueue(keys)
+    queue.enqueue(keys, torch.arange(5) if rank == 0 else torch.arange(5, 8))
     return {
         "every": every,
         "gathered": gathered,
@@ -55,6 +55,7 @@ def work(rank: int, world_size: int) -> dict[str, torch.Tensor]:
         "own": own,
         "keys": keys,
         "queue": queue.features,
+        "groups": queue.groups,
         "position": queue.position,
     }
 
@@ -78,3 +79,4 @@ def test_two_processes_of_unequal_batches():
     # Both queues hold the last 6 of the 8 keys in rank order, wrapped round: 6 and 7 lie at slots 0 and 1.
     assert torch.equal(first["queue"], second["queue"]) and first["position"] == second["position"] == 2
     torch.testing.assert_close(first["queue"], keys[[6, 7, 2, 3, 4, 5]])
+    assert first["groups"].tolist() == second["groups"].tolist() == [6, 7, 2, 3, 4, 5]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import mse_loss
 
 from monai_ssl.networks import FeatureQueue
@@ -56,7 +57,7 @@ def test_state_round_trip_continues_at_the_same_place():
     queue, other = FeatureQueue(7, 2), FeatureQueue(7, 2)
     queue.enqueue(torch.randn(10, 2))
     other.load_state_dict(queue.state_dict())
-    assert set(queue.state_dict()) == {"features", "position", "total_enqueued"}
+    assert set(queue.state_dict()) == {"features", "groups", "position", "total_enqueued"}
     rows = torch.randn(5, 2)
     queue.enqueue(rows)
     other.enqueue(rows)
@@ -93,5 +94,44 @@ def test_clear_errors():
         FeatureQueue(4, 3).enqueue(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="size and a dim of at least 1"):
         FeatureQueue(0, 3)
+    with pytest.raises(ValueError, match=r"one group for each of 2 features, got \(3,\)"):
+        FeatureQueue(4, 3).enqueue(torch.zeros(2, 3), torch.zeros(3))
     with pytest.raises(ValueError, match="init must be 'uniform' or 'unit_normal', got 'zeros'"):
         FeatureQueue(4, 3, init="zeros")
+
+
+def test_the_groups_of_the_entries_go_round_with_them():
+    queue, expected, position = FeatureQueue(5, 2), np.full(5, -1), 0
+    for start, n in enumerate([3, 4, 7, 0, 2]):
+        groups = torch.arange(n) + 10 * start
+        queue.enqueue(torch.randn(n, 2), groups)
+        for group in groups.tolist():
+            expected[position] = group
+            position = (position + 1) % 5
+        np.testing.assert_array_equal(queue.groups.numpy(), expected)
+    queue.enqueue(torch.randn(2, 2))
+    assert (queue.groups == -1).sum() == 2, "entries without a group are unknown"
+    assert not queue.groups.requires_grad and queue.groups.dtype == torch.int64
+
+
+def test_entries_of_the_own_group_are_found_and_unknown_ones_equal_none():
+    queue = FeatureQueue(4, 2)
+    queue.enqueue(torch.randn(3, 2), torch.tensor([7, -5, 0], dtype=torch.int32))
+    found = queue.of_group(torch.tensor([0, 7, -1, -5, 3]))
+    assert found.tolist() == [
+        [False, False, True, False],
+        [True, False, False, False],
+        *[[False] * 4] * 3,
+    ]
+
+
+def test_a_state_without_groups_loads_with_all_of_them_unknown():
+    holder, old = nn.ModuleDict({"queue": FeatureQueue(4, 2)}), FeatureQueue(4, 2).state_dict()
+    holder["queue"].enqueue(torch.randn(3, 2), torch.tensor([1, 2, 3]))
+    del old["groups"]
+    saved = {f"queue.{name}": value for name, value in old.items()}
+    holder.load_state_dict(saved)
+    assert holder["queue"].groups.tolist() == [-1] * 4
+    assert set(saved) == {"queue.features", "queue.position", "queue.total_enqueued"}, "what was given stays as it was"
+    with pytest.raises(RuntimeError, match=r"Missing key.*queue\.features"):
+        holder.load_state_dict({"queue.position": old["position"]})

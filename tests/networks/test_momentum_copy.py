@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_ssl.networks import MomentumCopy
+from monai_ssl.networks import MomentumCopy, cosine_momentum
 
 
 def small_net() -> nn.Module:
@@ -104,3 +104,10 @@ def test_another_network_is_refused():
         copy.update(nn.Linear(4, 6), 0.9)
     with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\], got 1\.1"):
         copy.update(small_net(), 1.1)
+
+
+def test_momentum_goes_along_half_a_cosine():
+    assert [cosine_momentum(0.9, 1.0, p) for p in (0, 0.5, 1)] == pytest.approx([0.9, 0.95, 1.0])
+    assert cosine_momentum(0.9, 1.0, 1 / 3) == pytest.approx(0.9 + 0.1 * 0.25)  # (1 - cos 60 degrees) / 2 of the way
+    assert cosine_momentum(0.996, 0.996, 0.3) == pytest.approx(0.996)
+    assert cosine_momentum(0.99, 1.0, 1.0) == 1.0, "never beyond the end by rounding"

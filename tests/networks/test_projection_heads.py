@@ -41,3 +41,25 @@ def test_one_layer_is_linear_and_none_is_refused():
     assert [type(layer) for layer in MLPHead(6, 5, 4, num_layers=1).layers] == [nn.Linear]
     with pytest.raises(ValueError, match="num_layers must be at least 1"):
         MLPHead(6, 5, 4, num_layers=0)
+
+
+def test_final_batch_norm_written_out():
+    head = MLPHead(6, 5, 4, num_layers=3, batch_norm=True, final_batch_norm=True)
+    last, norm = head.layers[-2:]
+    assert last.bias is None
+    assert not list(norm.parameters()), "no scale and shift after the last layer"
+    x = torch.randn(64, 6)
+    out = head.layers[:-1](x)
+    torch.testing.assert_close(head(x), (out - out.mean(0)) / (out.var(0, correction=0) + 1e-5).sqrt())
+
+
+def test_keys_stay_where_checkpoints_have_them():
+    assert list(MLPHead(6, 5, 4).state_dict()) == [
+        "layers.0.weight",
+        "layers.0.bias",
+        "layers.2.weight",
+        "layers.2.bias",
+    ]
+    assert list(MLPHead(6, 5, 4, final_bias=False).state_dict())[-1] == "layers.2.weight"
+    with_norm = MLPHead(6, 5, 4, batch_norm=True).state_dict()
+    assert {"layers.0.weight", "layers.1.running_mean", "layers.3.weight", "layers.3.bias"} <= with_norm.keys()
