@@ -28,6 +28,7 @@ from torch import Tensor
 from monai_ssl.networks import ImageEncoder
 
 from .online_clustering import OnlineClustering
+from .requirements import check_views
 
 __all__ = ["ModalityClustering"]
 
@@ -137,8 +138,7 @@ class ModalityClustering(OnlineClustering):
         Raises:
             ValueError: there is no ``"source"``, or its shape, type or numbers do not fit; and as :class:`SwAV`.
         """
-        views = batch["views"]
-        self.check_views(views)
+        views = check_views(self, batch["views"], most=None)
         source = self._checked_source(batch.get("source"), views[0])
         output, losses = self.swap(views, source)
         member = (source == torch.arange(self.num_sources, device=source.device)[:, None]).to(losses.dtype)  # (S, B)

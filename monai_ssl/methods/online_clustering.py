@@ -18,7 +18,6 @@ from monai_ssl.losses import SwappedPredictionLoss, is_distributed
 from monai_ssl.networks import ImageEncoder, MLPHead, Prototypes, SourceQueues, forward_by_size
 
 from .base import SSLMethod
-from .requirements import check_view
 
 __all__ = ["OnlineClustering"]
 
@@ -100,12 +99,18 @@ class OnlineClustering(SSLMethod):
         """Predict the large views' codes from all other views.
 
         Args:
-            views: two large ones (B, C, *spatial) and any number of others.
+            views: two large ones (B, C, *spatial) and any number of others, which :func:`check_views` has seen.
             source: (B,) int64, each image's source.
 
         Returns:
             What a method returns, see :class:`monai_ssl.methods.SwAV`, and the loss (B,) of each image.
+
+        Raises:
+            ValueError: the first two views are not of one size.
         """
+        if views[0].shape != views[1].shape:
+            sizes = " and ".join(str(tuple(view.shape[2:])) for view in views[:ASSIGNING])
+            raise ValueError(f"{type(self).__name__} takes two large views of one size first, got {sizes}")
         embeddings = self.embed(views)  # (V, B, D)
         scores = self.score(embeddings, source)  # (V, B, K)
         codes = self.assign(scores[:ASSIGNING].detach(), source)  # (2, B, K)
@@ -121,21 +126,6 @@ class OnlineClustering(SSLMethod):
             "code_entropy": torch.special.entr(codes).sum(dim=2).mean(),
         }
         return output, losses
-
-    def check_views(self, views: list[Tensor]) -> None:
-        """Check what :meth:`swap` asks of the views.
-
-        Raises:
-            ValueError: there are fewer than two, or they do not fit each other or the encoder.
-        """
-        name = type(self).__name__
-        if len(views) < ASSIGNING:
-            raise ValueError(f"{name} takes two or more views of each image, got {len(views)}")
-        for view in views:
-            check_view(self, view)
-        if views[0].shape != views[1].shape or len({len(view) for view in views}) > 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise ValueError(f"{name} takes the same images in all views, the first two of one size, got {shapes}")
 
     def embed(self, views: list[Tensor]) -> Tensor:
         """Unit embeddings (V, B, D) of views (B, C, *spatial): the encoder size by size, the projector at once."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from monai_ssl.networks import ImageEncoder
 
 from .online_clustering import OnlineClustering
+from .requirements import check_views
 
 __all__ = ["SwAV"]
 
@@ -111,7 +112,6 @@ class SwAV(OnlineClustering):
         Raises:
             ValueError: there are fewer than two views, or they do not fit each other or the encoder.
         """
-        views = batch["views"]
-        self.check_views(views)
+        views = check_views(self, batch["views"], most=None)
         one_source = torch.zeros(len(views[0]), dtype=torch.int64, device=views[0].device)
         return self.swap(views, one_source)[0]

@@ -168,7 +168,7 @@ def test_sources_have_names():
         ({"source": SOURCE.float()}, "int64"),
         ({"source": SOURCE + 1}, r"from 0 to 2 \(num_sources=3\), got \[1, 3\]"),
         ({"source": SOURCE - 1}, r"got \[-1, 1\]"),
-        ({"source": SOURCE, "views": []}, "two or more views"),
+        ({"source": SOURCE, "views": []}, "2 or more views"),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(batch, words):

@@ -229,10 +229,10 @@ def test_fewer_images_than_prototypes_are_told_once(caplog, options, warned):
 @pytest.mark.parametrize(
     ("views", "words"),
     [
-        ([], "two or more views"),
-        (make_views(sides=(8,)), "two or more views of each image, got 1"),
-        (make_views(sides=(8, 4)), "first two of one size"),
-        ([*make_views(sides=(8, 8)), *make_views(5, (4,))], "same images in all views"),
+        ([], "2 or more views"),
+        (make_views(sides=(8,)), "2 or more views of each image, got 1"),
+        (make_views(sides=(8, 4)), "two large views of one size"),
+        ([*make_views(sides=(8, 8)), *make_views(5, (4,))], "of the same images"),
         (make_views(sides=(8, 8), spatial_dims=3), r"2D encoder takes views \(B, 1, H, W\)"),
         ([torch.zeros(3, 2, 8, 8)] * 2, r"2D encoder takes views \(B, 1, H, W\)"),
     ],
