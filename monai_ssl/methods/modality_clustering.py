@@ -41,7 +41,8 @@ class ModalityClustering(OnlineClustering):
     in the loss: how much a source counts is decided by how batches are sampled.
 
     The defaults and the recipes are SwAV's (:class:`SwAV`), also for some thousand images; the 100-million paper's own
-    numbers are not known to us. What is assigned together is here one source's part of the batch, and of the queue.
+    numbers are not known to us. Assigned together is here one source's part of the batch, with its queue: in a mixed
+    batch of 64 with four sources 16 images, for which 64 prototypes are too many without ``queue_size``.
 
     Args:
         encoder: the network to pretrain.

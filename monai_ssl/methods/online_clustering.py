@@ -92,8 +92,8 @@ class OnlineClustering(SSLMethod):
             self.register_buffer("queue_started", torch.zeros((), dtype=torch.bool))
         self._queue_in_use: bool | None = False  # mirrors the buffer, so that no step reads it back from the device
         self._waiting: list[tuple[Tensor, Tensor]] = []
-        self._batch_size: int | None = None
-        self._compared = False
+        self._first_source: Tensor | None = None
+        self._compared = False  # the images that are assigned together with the number of prototypes
 
     def swap(self, views: list[Tensor], source: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Predict the large views' codes from all other views.
@@ -115,7 +115,8 @@ class OnlineClustering(SSLMethod):
         scores = self.score(embeddings, source)  # (V, B, K)
         codes = self.assign(scores[:ASSIGNING].detach(), source)  # (2, B, K)
         losses = self.criterion(scores, codes, reduction="none")  # (B,)
-        self._batch_size = len(source)
+        if not self._compared:
+            self._first_source = source
         if self.queue is not None and self.training:
             self._waiting.append((embeddings[:ASSIGNING].detach().transpose(0, 1).flatten(1), source))
         first, second = scores[:ASSIGNING].detach().argmax(dim=2)
@@ -206,21 +207,23 @@ class OnlineClustering(SSLMethod):
         return share.flatten(0, 1).unflatten(1, (ASSIGNING, -1)).transpose(0, 1), sources
 
     def _compare_with_prototypes(self) -> None:
-        """Say once if fewer images are assigned together than there are prototypes (section 4.1).
+        """Say once if fewer images are assigned together than there are prototypes (section 3.1).
 
         Not in the forward pass, which may get a part of a batch (when its precision is measured, for example).
         """
-        if self._compared or self._batch_size is None:
+        if self._first_source is None or self._compared:
             return
-        self._compared = True
-        batch = self._batch_size * (dist.get_world_size() if is_distributed() else 1)
+        sources = len(self._first_source.unique()) if self.assign_within_source else 1
+        batch = len(self._first_source) * (dist.get_world_size() if is_distributed() else 1) // max(sources, 1)
+        self._compared, self._first_source = True, None
         if batch + self.queue_size < self.num_prototypes:
             logger.warning(
-                "%s divides %d images (batch %d, queue %d) among %d prototypes, which so few can't use alike: set "
-                "num_prototypes to %d or fewer, or queue_size to %d or more",
+                "%s divides %d images (%d of the batch%s, %d of the queue) among %d prototypes, which so few can't use "
+                "alike: set num_prototypes to %d or fewer, or queue_size to %d or more",
                 type(self).__name__,
                 batch + self.queue_size,
                 batch,
+                " for each source" if sources > 1 else "",
                 self.queue_size,
                 self.num_prototypes,
                 batch + self.queue_size,

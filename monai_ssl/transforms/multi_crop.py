@@ -68,6 +68,7 @@ def multi_crop_views(
             unknown.
 
     Example:
+        >>> import torch
         >>> views = multi_crop_views(32, 16, num_small=3)
         >>> [tuple(view.shape) for view in views(torch.rand(4, 1, 50, 60))]
         [(4, 1, 32, 32), (4, 1, 32, 32), (4, 1, 16, 16), (4, 1, 16, 16), (4, 1, 16, 16)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 
 import pytest
@@ -152,6 +153,22 @@ def test_overfits_a_few_images_without_collapse_and_resumes_exactly(prototypes):
     _, state = train(make(**options), 8, source=source)
     resumed, _ = train(make(**options), 4, start=8, state=state, source=source)
     assert resumed == log[8:12]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "told"),
+    [
+        (SOURCE, {}, "3 of the batch for each source"),
+        (SOURCE, {"queue_size": 3}, None),
+        (SOURCE, {"assign_within": "batch"}, None),
+        (torch.ones(6, dtype=torch.int64), {}, None),
+    ],
+)
+def test_fewer_images_of_a_source_than_prototypes_are_told(caplog, source, options, told):
+    with caplog.at_level(logging.WARNING):
+        step(make(**options), make_views(), source)
+    assert len(caplog.records) == (told is not None)
+    assert told is None or told in caplog.records[0].message
 
 
 def test_sources_have_names():
