@@ -9,6 +9,15 @@ from __future__ import annotations
 from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
 from monai_ssl.losses.group_nt_xent import GroupNTXentLoss, group_nt_xent
 from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
+from monai_ssl.losses.masked_labels import (
+    IGNORED_LABEL,
+    MaskedBinaryCrossEntropyLoss,
+    MaskedCrossEntropyLoss,
+    MaskedDiceCrossEntropyLoss,
+    masked_binary_cross_entropy,
+    masked_cross_entropy,
+    masked_dice,
+)
 from monai_ssl.losses.masked_reconstruction import (
     MaskedReconstructionLoss,
     masked_reconstruction,
@@ -16,6 +25,7 @@ from monai_ssl.losses.masked_reconstruction import (
 )
 from monai_ssl.losses.nce import ConstantZNCELoss, estimate_log_z, nce_constant_z
 from monai_ssl.losses.nt_xent import NTXentLoss, nt_xent
+from monai_ssl.losses.point_contrast import PointContrastLoss, point_contrast
 from monai_ssl.losses.sinkhorn import sinkhorn
 from monai_ssl.losses.swapped_prediction import SwappedPredictionLoss, swapped_prediction
 from monai_ssl.losses.volume_contrast import (
@@ -26,14 +36,19 @@ from monai_ssl.losses.volume_contrast import (
 )
 
 __all__ = [
+    "IGNORED_LABEL",
     "BaseOrthogonalityLoss",
     "ConstantZNCELoss",
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
+    "MaskedBinaryCrossEntropyLoss",
+    "MaskedCrossEntropyLoss",
+    "MaskedDiceCrossEntropyLoss",
     "MaskedReconstructionLoss",
     "NTXentLoss",
     "OverlapPredictionLoss",
+    "PointContrastLoss",
     "SwappedPredictionLoss",
     "all_gather",
     "base_orthogonality",
@@ -41,11 +56,15 @@ __all__ = [
     "group_nt_xent",
     "info_nce",
     "is_distributed",
+    "masked_binary_cross_entropy",
+    "masked_cross_entropy",
+    "masked_dice",
     "masked_reconstruction",
     "nce_constant_z",
     "nt_xent",
     "overlap_prediction",
     "patch_statistics",
+    "point_contrast",
     "sinkhorn",
     "swapped_prediction",
 ]

@@ -15,8 +15,10 @@ from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
+from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
 from .prototypes import Prototypes
+from .pyramid_head import PyramidHead, measure_map_channels
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
@@ -26,7 +28,7 @@ from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
-from .upsampling_head import UpsamplingHead, measure_stride
+from .upsampling_head import UpsamplingHead, measure_map, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
@@ -48,8 +50,10 @@ __all__ = [
     "MeanTokenViT",
     "MedNeXtClassifier",
     "MedNeXtImageEncoder",
+    "MemoryBank",
     "MomentumCopy",
     "Prototypes",
+    "PyramidHead",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
@@ -70,6 +74,8 @@ __all__ = [
     "encoder_architectures",
     "forward_by_size",
     "gather_rows",
+    "measure_map",
+    "measure_map_channels",
     "measure_stride",
     "shuffle_batch_norm",
     "sine_positions",

@@ -20,6 +20,12 @@ from monai_ssl.transforms.block_mask import (
 from monai_ssl.transforms.blur import RandomGaussianBlur
 from monai_ssl.transforms.box_mask import boxes_to_mask
 from monai_ssl.transforms.center_resample import CenterResample, RandomCenterResample
+from monai_ssl.transforms.correspondence import (
+    cell_diagonal,
+    draw_overlapping_cells,
+    nearest_cells,
+    same_place,
+)
 from monai_ssl.transforms.crop_grid import box_overlap, cut_boxes, draw_box_centers, grid_box_centers
 from monai_ssl.transforms.cutout import RandomCutout
 from monai_ssl.transforms.faces import RandBatchTransform, RandBatchTransformd, RandViews, RandViewsd
@@ -73,17 +79,21 @@ __all__ = [
     "box_overlap",
     "boxes_to_mask",
     "c2l_views",
+    "cell_diagonal",
     "count_masked",
     "cut_boxes",
     "draw_block_mask",
     "draw_box_centers",
+    "draw_overlapping_cells",
     "evaluation_view",
     "expand_blocks",
     "grid_box_centers",
     "masked_views",
     "moco_v2_views",
     "multi_crop_views",
+    "nearest_cells",
     "radiograph_views",
+    "same_place",
     "volume_augmentation",
     "volume_views",
     "whole_views",

@@ -101,3 +101,19 @@ def slow_base_orthogonality(base, formula) -> float:
                 value = cosine(image[i], image[j])
                 values.append(abs(value) if formula == "paper" else max(value, 0.0) ** 2)
     return float(np.mean(values))
+
+
+def slow_point_contrast(query, key, positive, temperature) -> float:
+    """Image by image, point by point; what has no positive does not count."""
+    images = []
+    for i in range(len(query)):
+        points = []
+        for p in range(query.shape[1]):
+            if not positive[i, p].any():
+                continue
+            terms = [np.exp(cosine(query[i, p], key[i, q]) / temperature) for q in range(key.shape[1])]
+            near = sum(term for term, same in zip(terms, positive[i, p], strict=True) if same)
+            points.append(-np.log(near / sum(terms)))
+        if points:
+            images.append(np.mean(points))
+    return float(np.mean(images)) if images else 0.0

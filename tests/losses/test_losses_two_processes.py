@@ -22,7 +22,11 @@ from monai_ssl.losses import (
     base_orthogonality,
     group_nt_xent,
     is_distributed,
+    masked_binary_cross_entropy,
+    masked_cross_entropy,
+    masked_dice,
     overlap_prediction,
+    point_contrast,
 )
 from monai_ssl.methods import MoCoV3, Relatives, relatives
 from monai_ssl.methods.positives import contrast_views
@@ -100,6 +104,25 @@ def clustered_by_source(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return clustered(a, b, torch.tensor([0, 2, 0, 2, 2, 2])[first : first + len(a)])
 
 
+def pointed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Points of images of which the first process holds one that counts, the second two and one that does not."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    here = torch.tensor([0, 0, 1, 1, 0, 2])[first : first + len(a), None, None]  # positives of each image's points
+    query, key = torch.stack([a, b], 1), torch.stack([b, a.roll(1, 1), -a], 1)  # (B, 2, 4) and (B, 3, 4)
+    return point_contrast(query, key, (torch.arange(3) < here).expand(-1, 2, -1), 0.2)
+
+
+def partly_labelled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """One process has a single label, the other all."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    classes = torch.tensor([-1, 3, -1, 0, 1, 2])[first : first + len(a)]
+    findings = torch.where(classes[:, None] < 0, torch.nan, (classes[:, None] == torch.arange(4)).double())
+    entropy = masked_cross_entropy(a, classes, torch.tensor([1.0, 2.0, 0.5, 3.0]), label_smoothing=0.1)
+    voxels, known = classes[:, None].expand(-1, 5), (classes >= 0)[:, None].expand(-1, 5)
+    dice = masked_dice(torch.stack([a, b, a - b, -b, a * b], 2), voxels, known)
+    return entropy + 2 * masked_binary_cross_entropy(b, findings) + 3 * dice
+
+
 def cases() -> dict:
     queue = inputs()[2][:, :4]
     return {
@@ -116,6 +139,8 @@ def cases() -> dict:
         "overlap and orthogonality": placed,
         "swapped prediction": clustered,
         "swapped prediction by source": clustered_by_source,
+        "point_contrast": pointed,
+        "labels known for some": partly_labelled,
         "whole-batch loss on every process": spread,
     }
 
