@@ -40,6 +40,7 @@ from monai_ssl.losses.redundancy_reduction import (
     redundancy_terms,
 )
 from monai_ssl.losses.sinkhorn import sinkhorn
+from monai_ssl.losses.swapped_prediction import SwappedPredictionLoss, swapped_prediction
 from monai_ssl.losses.vicreg import VICRegLoss, vicreg, vicreg_terms
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
@@ -66,6 +67,7 @@ __all__ = [
     "OverlapPredictionLoss",
     "PointContrastLoss",
     "RedundancyReductionLoss",
+    "SwappedPredictionLoss",
     "TeacherCodes",
     "VICRegLoss",
     "all_gather",
@@ -91,6 +93,7 @@ __all__ = [
     "redundancy_reduction",
     "redundancy_terms",
     "sinkhorn",
+    "swapped_prediction",
     "vicreg",
     "vicreg_terms",
 ]

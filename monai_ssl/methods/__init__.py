@@ -17,8 +17,10 @@ from .masked_autoencoder import MaskedAutoencoderCNN
 from .masked_modelling import MaskedModelling
 from .moco_v2 import MoCoV2
 from .moco_v3 import MoCoV3
+from .modality_clustering import ModalityClustering
 from .models_genesis import ModelsGenesis
 from .momentum_contrast import MomentumContrast
+from .online_clustering import OnlineClustering
 from .pirl import PIRL
 from .positives import Relatives, partners, relatives
 from .rotation_prediction import RotationPrediction
@@ -29,6 +31,7 @@ from .simsiam import SimSiam
 from .supervised import Supervised
 from .supervised_heads import SupervisedHeads
 from .supervised_tasks import ClassTask, FindingsTask, SegmentationTask, SupervisedTask
+from .swav import SwAV
 from .swin_unetr_pretext import SwinUNETRPretext
 from .vicreg import VICReg
 from .voco import VoCo
@@ -50,8 +53,10 @@ __all__ = [
     "MaskedModelling",
     "MoCoV2",
     "MoCoV3",
+    "ModalityClustering",
     "ModelsGenesis",
     "MomentumContrast",
+    "OnlineClustering",
     "Relatives",
     "RotationPrediction",
     "SSLMethod",
@@ -63,6 +68,7 @@ __all__ = [
     "Supervised",
     "SupervisedHeads",
     "SupervisedTask",
+    "SwAV",
     "SwinUNETRPretext",
     "VICReg",
     "VoCo",

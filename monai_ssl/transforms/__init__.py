@@ -35,6 +35,7 @@ from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
 from monai_ssl.transforms.intensity_map import RandomIntensityMap
 from monai_ssl.transforms.local_shuffle import RandomLocalShuffle
 from monai_ssl.transforms.low_resolution import RandomLowResolution
+from monai_ssl.transforms.multi_crop import multi_crop_views
 from monai_ssl.transforms.noise import RandomGaussianNoise
 from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
@@ -100,6 +101,7 @@ __all__ = [
     "masked_views",
     "moco_v2_views",
     "modality_views",
+    "multi_crop_views",
     "nearest_cells",
     "radiograph_views",
     "same_place",

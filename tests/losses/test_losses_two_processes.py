@@ -19,6 +19,7 @@ from monai_ssl.losses import (
     KoLeoLoss,
     NTXentLoss,
     RedundancyReductionLoss,
+    SwappedPredictionLoss,
     TeacherCodes,
     VICRegLoss,
     all_gather,
@@ -104,6 +105,19 @@ def distilled(a: torch.Tensor, b: torch.Tensor, centering: str) -> torch.Tensor:
     return distillation(torch.stack([a, b, a + b]), codes, 0.2) + patch_distillation(b, patches, None, 0.2)
 
 
+def clustered(a: torch.Tensor, b: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
+    """Swapped prediction of codes that the whole batch decides."""
+    loss, prototypes = SwappedPredictionLoss(0.2, 0.1), normalize(inputs()[2][:, :4], dim=1)
+    scores = normalize(torch.stack([a, b]), dim=2) @ prototypes.T
+    return loss(scores, torch.stack([loss.assign(own, groups, 3) for own in scores]))
+
+
+def clustered_by_source(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Of the first process's sources the second lacks one; one source has no images at all."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    return clustered(a, b, torch.tensor([0, 2, 0, 2, 2, 2])[first : first + len(a)])
+
+
 def pointed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Points of images of which the first process holds one that counts, the second two and one that does not."""
     first = dist.get_rank() * len(a) if is_distributed() else 0
@@ -145,6 +159,8 @@ def cases() -> dict:
         "distillation, centred codes": lambda a, b: distilled(a, b, "mean"),
         "distillation, Sinkhorn codes": lambda a, b: distilled(a, b, "sinkhorn"),
         "koleo": lambda a, b: KoLeoLoss()(a) + KoLeoLoss()(b),
+        "swapped prediction": clustered,
+        "swapped prediction by source": clustered_by_source,
         "point_contrast": pointed,
         "labels known for some": partly_labelled,
         "whole-batch loss on every process": spread,
