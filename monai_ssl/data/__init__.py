@@ -12,6 +12,8 @@ from monai_ssl.data.examples import EXAMPLE_FINDINGS, make_example_radiographs
 from monai_ssl.data.index import build_index, describe_index
 from monai_ssl.data.intensity import IntensityPolicy, RadiographIntensity, policy_from_dict
 from monai_ssl.data.labels import find_labels_file, join_labels, read_labels, select_rows
+from monai_ssl.data.mixture_sampler import MixtureSampler
+from monai_ssl.data.mixtures import SourceMixture
 from monai_ssl.data.patch_sampler import PatchSampler, sampling_weights
 from monai_ssl.data.patches import VolumePatchDataset
 from monai_ssl.data.places import LabelledPlaces
@@ -22,6 +24,16 @@ from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
 from monai_ssl.data.samplers import EpochSampler
 from monai_ssl.data.series import open_series
+from monai_ssl.data.source_intensity import SourceIntensity
+from monai_ssl.data.sources import (
+    ImageSource,
+    mixture_dataset,
+    mixture_fingerprint,
+    mixture_policy,
+    mixture_rows,
+    mixture_views,
+    open_mixture,
+)
 from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.subsets import label_subsets
@@ -30,6 +42,7 @@ from monai_ssl.data.volume_intensity import CT_WINDOWS, CTIntensity, ModalityInt
 from monai_ssl.data.volume_items import prepare_volumes
 from monai_ssl.data.volume_labels import find_volume_labels, read_volume_labels
 from monai_ssl.data.volume_reader import VolumeReader, open_volume, open_volumes, read_volume
+from monai_ssl.data.volume_slices import VolumeSliceDataset
 from monai_ssl.data.volume_store import open_volume_store
 from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 
@@ -41,10 +54,12 @@ __all__ = [
     "DuplicateReport",
     "EpochSampler",
     "FoundVolumes",
+    "ImageSource",
     "ImageStore",
     "IntensityPolicy",
     "LabelledPlaces",
     "MRIntensity",
+    "MixtureSampler",
     "ModalityIntensity",
     "OpenVolume",
     "PadCollate",
@@ -52,11 +67,14 @@ __all__ = [
     "RadiographIntensity",
     "RadiographReader",
     "Refusal",
+    "SourceIntensity",
+    "SourceMixture",
     "StoreDataset",
     "UnreadableImageError",
     "Volume",
     "VolumePatchDataset",
     "VolumeReader",
+    "VolumeSliceDataset",
     "assert_classes",
     "assert_disjoint",
     "assign_splits",
@@ -73,6 +91,12 @@ __all__ = [
     "load_split",
     "make_example_radiographs",
     "make_example_volumes",
+    "mixture_dataset",
+    "mixture_fingerprint",
+    "mixture_policy",
+    "mixture_rows",
+    "mixture_views",
+    "open_mixture",
     "open_radiograph",
     "open_radiographs",
     "open_series",

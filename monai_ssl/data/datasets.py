@@ -49,6 +49,11 @@ class StoreDataset(Dataset):
             Default classes: the sorted values of the whole store, so that all splits number them alike.
         cache: ``"none"``: decompress each time (0.5 ms for 512 x 512); ``"memory"``: keep the decoded images in their
             stored type in memory that all workers share.
+        labelled_rows: rows of ``store.table`` whose labels are given, or a mask; the labels of all others are hidden
+            (-1, or NaN), as if nobody had made them. They may lie outside ``rows``. Hybrid pretraining with a share of
+            the labels takes the ``rows["train"]`` that :func:`monai_ssl.evaluation.classification_labels` chose for
+            that ``label_fraction`` and seed: the very labels that fine-tuning gets. Each item then has ``"labelled"``
+            too, 1 or 0. None: all labels are given.
         positives: a number for each item, equal for images that are positives of one another, from
             ``positive_groups``; items have it as ``"positive_id"``.
 
@@ -67,17 +72,23 @@ class StoreDataset(Dataset):
         label_columns: Sequence[str] | Mapping[str, Sequence[str] | None] | None = None,
         cache: str = "none",
         positives: Sequence[int] | np.ndarray | None = None,
+        labelled_rows: Sequence[int] | np.ndarray | None = None,
     ):
         if cache not in ("none", "memory"):
             raise ValueError(f'cache is {cache!r}; use "none" or "memory"')
         self.store = store
         self.rows = row_numbers(rows, len(store))
+        self.shows_labels: np.ndarray | None = None
+        if labelled_rows is not None:
+            self.shows_labels = np.isin(self.rows, row_numbers(labelled_rows, len(store), "labelled_rows"))
         self.classes: dict[str, list[str]] = {}
         self.labels: dict[str, torch.Tensor] = {}
         columns = [label_columns] if isinstance(label_columns, str) else label_columns or []
         for name in columns:
             classes = columns[name] if isinstance(columns, Mapping) else None
             self._add_labels(name, classes)
+        if self.shows_labels is not None:
+            self._hide_labels(torch.from_numpy(~self.shows_labels))
         if positives is not None:
             self._add_positives(positives)
         shapes = [store.shape(row) for row in self.rows]
@@ -98,9 +109,18 @@ class StoreDataset(Dataset):
         for place, (i, row) in enumerate(zip(indices, rows, strict=True)):
             image = corner(canvas[place, 0].numpy(), shapes[place], clear=True)
             np.divide(self._stored(int(i), row), self.store.levels(row), out=image, dtype=np.float32)
-            labels = {name: values[i].item() for name, values in self.labels.items()}
-            items.append({"image": torch.from_numpy(image)[None], "index": row, **labels})
+            items.append({"image": torch.from_numpy(image)[None], "index": row, **self._labels_of(i)})
         return PaddedItems(items, {"image": canvas}, torch.from_numpy(shapes))
+
+    def _labels_of(self, i: int) -> dict[str, int | float]:
+        return {name: values[i].item() for name, values in self.labels.items()}
+
+    def _hide_labels(self, hidden: torch.Tensor) -> None:
+        for values in self.labels.values():
+            values[hidden] = float("nan") if values.is_floating_point() else -1
+        if "labelled" in self.labels:
+            raise ValueError("a label column cannot be called 'labelled' beside labelled_rows; rename the column")
+        self.labels["labelled"] = (~hidden).long()
 
     def _stored(self, i: int, row: int) -> np.ndarray:
         if self._cache is None:
@@ -229,7 +249,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
 
 
-def row_numbers(rows: Sequence[int] | np.ndarray | None, length: int) -> np.ndarray:
+def row_numbers(rows: Sequence[int] | np.ndarray | None, length: int, name: str = "rows") -> np.ndarray:
     """Row numbers from numbers, a mask of booleans, or None for all rows of a table.
 
     Raises:
@@ -240,10 +260,10 @@ def row_numbers(rows: Sequence[int] | np.ndarray | None, length: int) -> np.ndar
     rows = np.asarray(rows)
     if rows.dtype == bool:
         if rows.shape != (length,):
-            raise ValueError(f"rows is a mask of {rows.shape[0]} entries, the store has {length} images")
+            raise ValueError(f"{name} is a mask of {rows.shape[0]} entries, the store has {length} images")
         rows = np.flatnonzero(rows)
     if rows.ndim != 1 or not len(rows) or not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError("rows must be a list of row numbers or a mask, and not empty")
+        raise ValueError(f"{name} must be a list of row numbers or a mask, and not empty")
     if rows.min() < 0 or rows.max() >= length:
-        raise ValueError(f"rows reach from {rows.min()} to {rows.max()}, the store has {length} images")
+        raise ValueError(f"{name} reach from {rows.min()} to {rows.max()}, the store has {length} images")
     return rows

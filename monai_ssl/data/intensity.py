@@ -52,6 +52,10 @@ class IntensityPolicy:
         """
         raise NotImplementedError
 
+    def suits(self, meta: Mapping[str, Any]) -> bool:
+        """Whether the policy is for such an image, by what the reader said about it."""
+        return True
+
     def to_dict(self) -> dict[str, Any]:
         """Return the policy as JSON values, for ``policy_from_dict``."""
         fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -80,6 +84,10 @@ class RadiographIntensity(IntensityPolicy):
             if not 0 <= low < high <= 100:
                 raise ValueError(f"stretch_percentiles is ({low:g}, {high:g}); use 0 <= low < high <= 100")
             object.__setattr__(self, "stretch_percentiles", (low, high))
+
+    def suits(self, meta: Mapping[str, Any]) -> bool:
+        """Whether it is an image whose reader names what a viewer shows, and no volume."""
+        return "value_range" in meta
 
     def limits(self, image: np.ndarray, meta: Mapping[str, Any]) -> tuple[float, float]:
         """Return the reader's ``value_range``, or percentiles of the pixels where there is no window.

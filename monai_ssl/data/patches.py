@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from monai_ssl.data.cache import SharedImageCache
 from monai_ssl.data.datasets import PADDED_KEYS, PaddedItems, StoreDataset, corner, new_canvas
 from monai_ssl.data.store import ImageStore
+from monai_ssl.losses import IGNORED_LABEL
 
 
 class VolumePatchDataset(StoreDataset):
@@ -28,9 +29,10 @@ class VolumePatchDataset(StoreDataset):
         read_size: voxels to read along each axis at most: one number, or one for each of (D, H, W). None: everything.
         seed: seed of the places.
         label_columns: see ``StoreDataset``.
-        label_maps: give ``"label_map"`` (1, *patch) uint8 too; every row must have one.
+        label_maps: give ``"label_map"`` (1, *patch) uint8 too; every row must have one, or with ``labelled_rows`` each
+            of those: the others' are :data:`monai_ssl.losses.IGNORED_LABEL` (255) throughout.
         foreground_prob: chance that the patch is centred, as far as the edges allow, on a voxel of a label (each label
-            of the volume but 0 is as likely as the others) or, without label maps, in the box of the body. Else all
+            of the volume but 0 is as likely as the others) or, without label map, in the box of the body. Else all
             places are equally likely.
         valid_above: give ``"valid"`` (1, *patch) bool too: where the patch is brighter than this, in [0, 1]. Masked
             modelling counts its error there only, so that air around the patient teaches nothing.
@@ -38,12 +40,18 @@ class VolumePatchDataset(StoreDataset):
             not valid.
         cache: ``"none"``: decompress the blocks that a patch touches each time; ``"memory"``: keep whole volumes, in
             their stored type, in memory that all workers share, and cut patches from it.
+        labelled_rows: see ``StoreDataset``; label maps of other rows are hidden too.
         positives: see ``StoreDataset``.
 
     Raises:
         ValueError: if the store holds no volumes, rows lack a label map, an argument is out of range, or the cache
             does not fit into memory.
+
+    Attributes:
+        draws_anew: an index is such a code, so the same volume may come again and again.
     """
+
+    draws_anew: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -59,12 +67,13 @@ class VolumePatchDataset(StoreDataset):
         blanked_labels: Sequence[int] = (),
         cache: str = "none",
         positives: Sequence[int] | np.ndarray | None = None,
+        labelled_rows: Sequence[int] | np.ndarray | None = None,
     ):
         if not store.has_volumes:
             raise ValueError(f"{store.folder} is no store of volumes; prepare_volumes makes one")
         if seed < 0 or not 0 <= foreground_prob <= 1:
             raise ValueError(f"seed is {seed} (0 or more), foreground_prob {foreground_prob} (0 to 1)")
-        super().__init__(store, rows, label_columns, cache, positives)
+        super().__init__(store, rows, label_columns, cache, positives, labelled_rows)
         self.read_size = _three(read_size)
         self.seed = seed
         self.label_maps = label_maps
@@ -74,7 +83,8 @@ class VolumePatchDataset(StoreDataset):
         self._keys = [key for key in PADDED_KEYS if key == "image" or self._gives(key)]
         self._maps: SharedImageCache | None = None
         if label_maps or self.blanked_labels:
-            missing = [int(row) for row in self.rows if not store.has_label_map(int(row))]
+            needed = [i for i in range(len(self)) if self._shows_map(i) or self.blanked_labels]
+            missing = [int(self.rows[i]) for i in needed if not store.has_label_map(int(self.rows[i]))]
             if missing:
                 raise ValueError(
                     f"{len(missing)} of {len(self.rows)} rows have no label map (row {missing[0]} first); choose rows "
@@ -83,7 +93,7 @@ class VolumePatchDataset(StoreDataset):
             if cache == "memory":
                 shapes = [store.shape(row) for row in self.rows]
                 self._maps = SharedImageCache(shapes, [np.dtype(np.uint8)] * len(shapes))
-        self._targets = [self._target(int(row)) for row in self.rows] if foreground_prob > 0 else []
+        self._targets = [self._target(i) for i in range(len(self))] if foreground_prob > 0 else []
 
     def place(self, code: int) -> tuple[slice, slice, slice]:
         """Box of the stored volume that ``dataset[code]`` reads.
@@ -108,18 +118,28 @@ class VolumePatchDataset(StoreDataset):
     def _gives(self, key: str) -> bool:
         return self.label_maps if key == "label_map" else self.valid_above is not None or bool(self.blanked_labels)
 
-    def _target(self, row: int) -> list[np.ndarray]:
+    def _shows_map(self, i: int) -> bool:
+        """Whether an item has a label map that is not hidden."""
+        return self.label_maps and (self.shows_labels is None or bool(self.shows_labels[i]))
+
+    def _target(self, i: int) -> list[np.ndarray]:
         """Where patches are centred: for each label an array (n, 3) of voxels, or first and last voxel of the body."""
-        if not self.label_maps:
+        row = int(self.rows[i])
+        if not self._shows_map(i):
             box = self.store.foreground(row)
             return [np.array([[part.start for part in box], [part.stop - 1 for part in box]])]
         points = self.store.label_points(row)
-        return [points[points[:, 0] == label, 1:] for label in np.unique(points[:, 0])]
+        numbers = self._numbers(points[:, 0])
+        return [points[numbers == number, 1:] for number in np.unique(numbers[numbers > 0])]
+
+    def _numbers(self, values: np.ndarray) -> np.ndarray:
+        """Return what values of a stored label map are given as."""
+        return values
 
     def _centre(self, i: int, random: np.random.Generator) -> np.ndarray | None:
         """A voxel of a label or of the body; None if no voxel has a label."""
         target = self._targets[i]
-        if not self.label_maps:
+        if not self._shows_map(i):
             return random.integers(*target[0], endpoint=True)
         if not target:
             return None
@@ -141,13 +161,14 @@ class VolumePatchDataset(StoreDataset):
             }
             np.divide(self._part(i, row, box), self.store.levels(row), out=parts["image"], dtype=np.float32)
             if self.label_maps:
-                parts["label_map"][...] = self._label_part(i, row, box)
+                shown = self._shows_map(i)
+                parts["label_map"][...] = self._numbers(self._label_part(i, row, box)) if shown else IGNORED_LABEL
             if "valid" in parts:
                 parts["valid"][...] = True if self.valid_above is None else parts["image"] > self.valid_above
             if self.blanked_labels:
                 parts["valid"][np.isin(self._label_part(i, row, box), self.blanked_labels)] = False
             item: dict[str, Any] = {key: torch.from_numpy(part)[None] for key, part in parts.items()}
-            items.append(item | {"index": row} | {name: values[i].item() for name, values in self.labels.items()})
+            items.append(item | {"index": row} | self._labels_of(i))
         return PaddedItems(items, canvases, torch.from_numpy(sizes))
 
     def _part(self, i: int, row: int, box: tuple[slice, ...]) -> np.ndarray:

@@ -80,6 +80,10 @@ class CTIntensity(IntensityPolicy):
         for field, value in (("window_hu", (low, high)), ("name", name), ("citation", citation)):
             object.__setattr__(self, field, value)
 
+    def suits(self, meta: Mapping[str, Any]) -> bool:
+        """Whether it is a CT."""
+        return meta.get("modality") == "CT"
+
     def limits(self, image: np.ndarray, meta: Mapping[str, Any]) -> tuple[float, float]:
         """Return the window.
 
@@ -147,6 +151,10 @@ class MRIntensity(IntensityPolicy):
             rule = percentiles if self.deviations is None else zscore
             object.__setattr__(self, "citation", f"foreground: Otsu, IEEE Trans. SMC 9 (1979); {rule}")
 
+    def suits(self, meta: Mapping[str, Any]) -> bool:
+        """Whether it is an MR."""
+        return meta.get("modality") == "MR"
+
     def limits(self, image: np.ndarray, meta: Mapping[str, Any]) -> tuple[float, float]:
         """Return the limits of one volume.
 
@@ -209,6 +217,10 @@ class ModalityIntensity(IntensityPolicy):
             KeyError: if there is none.
         """
         return dict(self.policies)[modality]
+
+    def suits(self, meta: Mapping[str, Any]) -> bool:
+        """Whether there is a policy for its modality."""
+        return meta.get("modality") in dict(self.policies)
 
     def limits(self, image: np.ndarray, meta: Mapping[str, Any]) -> tuple[float, float]:
         """Return the limits that the policy of the volume's modality gives.

@@ -28,6 +28,7 @@ def open_volume_store(
     *,
     labels_file: str | Path | None = None,
     modality: str | None = None,
+    only_modality: bool = False,
     policy: str | IntensityPolicy = "auto",
     orientation: str | None = "SPL",
     spacing_mm: Sequence[float] | None = None,
@@ -56,6 +57,8 @@ def open_volume_store(
             one.
         modality: of the volumes whose files and table do not say theirs, as NIfTI: a term of DICOM's Modality,
             ``"CT"`` or ``"MR"``. Default: that of a policy which is for one modality only.
+        only_modality: leave the volumes of any other modality out of the store. The splits are dealt before, so that
+            stores of one folder's CT and of its MR agree on the patients.
         policy: what becomes 0 and 1, or its name (see ``volume_policy``).
         orientation, spacing_mm, crop_foreground, label_values: see ``prepare_volumes``.
         drop_duplicates: refuse volumes with the voxels of another one, also where one is DICOM and the other NIfTI.
@@ -99,6 +102,8 @@ def open_volume_store(
         if drop_duplicates:
             index = refuse_duplicates(index, max_distance=-1, what="voxels")
         index = split_once(index, cache_dir / "splits.json", split_fractions, seed)
+        if only_modality:
+            index = _of_modality(index, modality, dataset_dir)
     return prepare_volumes(
         index,
         dataset_dir,
@@ -112,6 +117,18 @@ def open_volume_store(
         max_refused_fraction=max_refused_fraction,
         progress=progress,
     )
+
+
+def _of_modality(index: pa.Table, modality: str | None, folder: str | Path) -> pa.Table:
+    """Usable rows of one modality, and the refused rows."""
+    if modality is None:
+        raise ValueError("only_modality needs the modality, as 'CT' or 'MR'")
+    refused = pc.equal(index["status"], "refused")
+    wanted = pc.fill_null(pc.equal(index["modality"], modality), False)
+    if not pc.any(pc.and_not(wanted, refused)).as_py():
+        others = sorted({str(value) for value in index.filter(pc.invert(refused))["modality"].to_pylist()})
+        raise ValueError(f"{folder}: no volume of modality {modality}; there are {', '.join(others)}")
+    return index.filter(pc.or_(refused, wanted))
 
 
 def _checked_modality(modality: str | None, policy: IntensityPolicy) -> str | None:

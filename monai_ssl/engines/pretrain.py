@@ -44,13 +44,17 @@ class PretrainTrainer(Trainer):
 
     Args:
         device: where to train.
-        max_epochs: epochs in all, those before a resume counted.
+        max_epochs: epochs in all, those before a resume counted. 0 trains nothing: handlers act at start and end,
+            so the encoder is exported as it started, bit for bit.
         train_data_loader: yields ``{"image": (B, C, *spatial) float32, "index": (B,), "extent": (B, spatial_dims)}``;
             ``extent`` may be absent. A ``DataLoader``, or any iterable that can be iterated again.
         method: a :class:`monai_ssl.methods.SSLMethod`; moved to ``device``.
         optimizer: over the method's parameters; its learning rate is the schedule's peak.
         views: ``views(image, generator=..., extent=...) -> list of (B, C, *size)``, for example a
-            :class:`monai_ssl.transforms.MultiView`. A generator on ``device`` is passed.
+            :class:`monai_ssl.transforms.MultiView`. A generator on ``device`` is passed. A method with
+            ``wants_positions`` needs views that also have ``positions``, as that class has. Views with a true
+            ``wants_source``, as :class:`monai_ssl.transforms.SourceViews`, also get ``source=batch["source"]``, which
+            stays where the loader put it.
         seed: of the views' generator (each process draws its own stream of it).
         map_keys: entries of a batch that are maps of its images, (B, 1, *spatial) of any type: label maps, or where
             voxels are valid. Views that can ``draw`` and ``apply``, as a :class:`monai_ssl.transforms.MultiView`, take
@@ -161,7 +165,11 @@ class PretrainTrainer(Trainer):
 
     def run(self) -> None:
         """Train until ``max_epochs``, from the start or from what was loaded."""
-        if 0 < self.total_iterations <= self.state.iteration:
+        if self.total_iterations == 0:  # a stage of no epochs hands on what it started from; ignite refuses it
+            self.fire_event(Events.STARTED)
+            self.fire_event(Events.COMPLETED)
+            return
+        if self.total_iterations <= self.state.iteration:
             logger.info("nothing to train: all %d epochs are done", self.state.max_epochs)
             return
         self._stop = None
@@ -252,15 +260,27 @@ class PretrainTrainer(Trainer):
         """Move a batch to the device, as plain tensors, and add its views and their generator."""
         if not isinstance(batchdata, dict) or "image" not in batchdata:
             raise ValueError("the loader must yield dictionaries with the entry 'image': (B, C, *spatial)")
+        if hasattr(self.method, "check_batch"):
+            self.method.check_batch(batchdata)
         batch = {key: self._moved(value) for key, value in batchdata.items()}
         image, extent, maps = batch["image"], batch.get("extent"), [key for key in self.map_keys if key in batch]
+        placed = getattr(self.method, "wants_positions", False)
+        if placed and not hasattr(self.views, "positions"):
+            raise ValueError(
+                f"{type(self.method).__name__} must know where its views were read: give views that can draw, apply "
+                "and tell positions, as monai_ssl.transforms.MultiView"
+            )
+        # Not the moved one: views are chosen by its values, and looking at them must not wait for the device.
+        told = {"source": batchdata.get("source")} if getattr(self.views, "wants_source", False) else {}
         with torch.no_grad():
-            if maps and hasattr(self.views, "draw"):
-                params = self.views.draw(image.shape, self.generator, image.device, extent)
+            if placed or (maps and hasattr(self.views, "draw")):
+                params = self.views.draw(image.shape, self.generator, image.device, extent, **told)
                 views = self.views.apply(image, params)
                 batch |= {key: self.views.apply(batch[key], params, "nearest") for key in maps}
+                if placed:
+                    batch["positions"] = self.views.positions(image.shape, params, self.method.positions_stride)
             else:
-                views = self.views(image, generator=self.generator, extent=extent)
+                views = self.views(image, generator=self.generator, extent=extent, **told)
         return batch | {"views": views, "generator": self.generator}
 
     def _moved(self, value: Any) -> Any:

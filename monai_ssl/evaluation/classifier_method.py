@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_ssl.evaluation.fine_tuning import WeightAverage, classification_layer, fine_tuning_groups
+from monai_ssl.losses import masked_binary_cross_entropy, masked_cross_entropy
 from monai_ssl.methods import SSLMethod
 from monai_ssl.networks import ImageEncoder
 
@@ -20,7 +20,7 @@ class ClassifierMethod(SSLMethod):
     """A MONAI classifier, its loss, and the moving average of its weights, for :class:`PretrainTrainer`.
 
     The loss is the cross entropy of competing classes (label -1 does not count), or the mean binary cross entropy of
-    findings over the known labels.
+    findings over the known labels; in several processes, over those of all.
 
     Args:
         network: made by :func:`monai_ssl.networks.build_classifier`.
@@ -86,15 +86,10 @@ class ClassifierMethod(SSLMethod):
         labels = batch["label"][: len(logits)]  # the trainer measures its precision on the first images of a batch
         known = labels >= 0
         if self.multilabel:
-            each = F.binary_cross_entropy_with_logits(
-                logits, labels.clamp(min=0).float(), reduction="none", pos_weight=self.class_weights
-            )
-            loss = (each * known).sum() / known.sum().clamp(min=1)
+            loss = masked_binary_cross_entropy(logits, labels, self.class_weights)
             right = (logits > 0) == (labels > 0)
         else:
-            loss = F.cross_entropy(
-                logits, labels, self.class_weights, ignore_index=-1, label_smoothing=self.label_smoothing
-            )
+            loss = masked_cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
             right = logits.argmax(dim=1) == labels
         accuracy = (right & known).sum() / known.sum().clamp(min=1)
         return {"loss": loss, "accuracy": accuracy.detach(), "embedding": logits.detach()}

@@ -97,7 +97,9 @@ class LabelledStoreDataset(StoreDataset):
     Args:
         store: the store.
         labels: the question.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        split: ``"train"``, ``"val"``, ``"test"``, or ``"pool"``: all images to pretrain on, of which only those of the
+            labelled subset show their label (-1 elsewhere), so that hybrid pretraining with 10 % of the labels sees the
+            labels that fine-tuning with 10 % sees.
         cache: see :class:`monai_ssl.data.StoreDataset`.
 
     Raises:
@@ -109,6 +111,9 @@ class LabelledStoreDataset(StoreDataset):
             raise ValueError(f"there is no split {split!r}; there are {', '.join(labels.rows)}")
         super().__init__(store, labels.rows[split], cache=cache)
         self.targets = labels.targets
+        if split == "pool":
+            self.targets = np.full_like(labels.targets, -1)
+            self.targets[labels.rows["train"]] = labels.targets[labels.rows["train"]]
 
     def __getitems__(self, indices: Sequence[int]) -> PaddedItems:
         items = super().__getitems__(indices)

@@ -12,7 +12,7 @@ from monai_ssl.data.datasets import PadCollate
 from monai_ssl.data.store import ImageStore
 from monai_ssl.evaluation.labels import ClassificationLabels, LabelledStoreDataset, classification_labels
 from monai_ssl.evaluation.preprocessing import Preprocessing
-from monai_ssl.handlers import OnlineKNN
+from monai_ssl.handlers import OnlineProbe
 
 __all__ = ["online_probe", "probe_labels"]
 
@@ -67,7 +67,7 @@ def online_probe(
     split: str = "val",
     every_epochs: int = 1,
     batch_size: int = 64,
-) -> OnlineKNN | None:
+) -> OnlineProbe | None:
     """Build the handler that scores the images of ``split`` by their nearest neighbours while training goes on.
 
     Args:
@@ -84,4 +84,4 @@ def online_probe(
         DataLoader(LabelledStoreDataset(store, labels, name), batch_size=batch_size, collate_fn=PadCollate())
         for name in ("train", split)
     )
-    return OnlineKNN(bank, query, view=preprocessing.view(), every_epochs=every_epochs)
+    return OnlineProbe(bank, query, view=preprocessing.view(), every_epochs=every_epochs)

@@ -20,7 +20,7 @@ from monai_ssl.data.store import ImageStore
 from monai_ssl.evaluation.labelled_rows import patients_of, rows_by_split
 from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.preprocessing import Preprocessing
-from monai_ssl.handlers import OnlineKNN
+from monai_ssl.handlers import OnlineProbe
 from monai_ssl.transforms import IntensityStandardize
 
 __all__ = ["PlaceProbe", "online_place_probe", "place_probe"]
@@ -107,7 +107,7 @@ def place_probe(
 
 def online_place_probe(
     probe: PlaceProbe | None, *, split: str = "val", every_epochs: int = 1, batch_size: int = 32
-) -> OnlineKNN | None:
+) -> OnlineProbe | None:
     """Build the handler that scores the places of ``split`` by their nearest neighbours while training goes on.
 
     Args:
@@ -122,4 +122,4 @@ def online_place_probe(
         DataLoader(Subset(probe.places, probe.labels.rows[name].tolist()), batch_size, collate_fn=PadCollate())
         for name in ("train", split)
     )
-    return OnlineKNN(bank, query, view=probe.view, every_epochs=every_epochs)
+    return OnlineProbe(bank, query, view=probe.view, every_epochs=every_epochs)

@@ -151,7 +151,8 @@ class Preprocessing:
         """Return it with the store's policy, spacing and orientation, after checking that the weights know no others.
 
         Raises:
-            ValueError: the store was prepared by another policy, or at another spacing or orientation, or has images of
+            ValueError: the store was prepared by another policy (of weights from several sources or modalities: than
+                any of theirs), or at another spacing or orientation, or has images of
                 other dimensions.
         """
         policy = store.policy.to_dict()
@@ -160,7 +161,8 @@ class Preprocessing:
                 f"the images in {store.folder} have {store.spatial_dims} dimensions, image_size has "
                 f"{len(self.image_size)}: {list(self.image_size)}"
             )
-        if self.policy is not None and self.policy != policy:
+        among = (self.policy or {}).get("policies", {})  # of several sources or modalities
+        if self.policy is not None and self.policy != policy and policy not in among.values():
             differing = sorted(
                 key for key in self.policy.keys() | policy.keys() if self.policy.get(key) != policy.get(key)
             )

@@ -21,7 +21,10 @@ class LabelledVolumes(VolumePatchDataset):
     Args:
         store: the store.
         labels: the question.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        split: ``"train"``, ``"val"``, ``"test"``, or ``"pool"``: all volumes to pretrain on, of which only those of the
+            labelled subset show their label map, so that hybrid pretraining with 10 % of the labels sees the labels
+            that fine-tuning with 10 % sees. The others' is :data:`monai_ssl.losses.IGNORED_LABEL` throughout, and the
+            entry ``"labelled"`` of their items 0.
         read_size: see :class:`monai_ssl.data.VolumePatchDataset`; None reads whole volumes.
         seed: likewise.
         foreground_prob: chance that a patch is centred on a voxel of a class, each class of the volume alike.
@@ -53,15 +56,11 @@ class LabelledVolumes(VolumePatchDataset):
             label_maps=True,
             foreground_prob=foreground_prob,
             cache=cache,
+            labelled_rows=labels.rows["train"] if split == "pool" else None,
         )
 
-    def _label_part(self, i: int, row: int, box: tuple[slice, ...]) -> np.ndarray:
-        return self.lookup[super()._label_part(i, row, box)]
-
-    def _target(self, row: int) -> list[np.ndarray]:
-        points = self.store.label_points(row)
-        numbers = self.lookup[points[:, 0]]
-        return [points[numbers == number, 1:] for number in np.unique(numbers[numbers > 0])]
+    def _numbers(self, values: np.ndarray) -> np.ndarray:
+        return self.lookup[values]
 
 
 def read_size_for(patch_size: Sequence[int], strength: float = 1.0) -> tuple[int, ...]:

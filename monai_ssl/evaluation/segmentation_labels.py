@@ -38,7 +38,8 @@ class SegmentationLabels:
         label_values: for each class the values of the label maps that mean it.
         present: ``(M, K)`` booleans, whether a volume's label map has voxels of a class.
         groups: ``(M,)`` patients, as text.
-        rows: the rows of the store in each split: ``"train"`` (the labelled subset), ``"val"``, ``"test"``.
+        rows: the rows of the store in each split: ``"train"`` (the labelled subset), ``"val"``, ``"test"``, and
+            ``"pool"``: all volumes that meet the filter and are in neither val nor test, labelled or not.
         label_fraction: as asked for.
         split_hash: of the volumes in train, val and test.
         subset_hash: of the volumes in the labelled subset.
@@ -140,6 +141,7 @@ def segmentation_labels(
             table = table.append_column(f"_class_{k}", pa.array(flags, pa.bool_()))
         columns = [f"_class_{k}" for k in strata] or None
         rows["train"] = labelled_subset(table, columns, rows["train"], label_fraction, seed)
+        rows["pool"] = np.flatnonzero(kept & ~np.isin(split_column, ["val", "test"]))
         _refuse_missing(present[rows["train"]], names)
     whole = {split: np.flatnonzero(known & (split_column == split)) for split in splits if split != "all"}
     hashes = save_rows(

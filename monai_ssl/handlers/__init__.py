@@ -12,7 +12,7 @@ from .collapse import CollapseMonitor, EmbeddingHealth, judge_embeddings
 from .curves import TrainingCurves
 from .encoder_start import EncoderStart
 from .export import EncoderExport
-from .probe import OnlineKNN
+from .probe import OnlineProbe
 from .progress import ProgressETA
 from .reconstruction_sheet import ReconstructionSheet
 from .tensorboard import PretrainTensorBoard, view_grid
@@ -23,7 +23,7 @@ __all__ = [
     "EmbeddingHealth",
     "EncoderExport",
     "EncoderStart",
-    "OnlineKNN",
+    "OnlineProbe",
     "PretrainTensorBoard",
     "ProgressETA",
     "ReconstructionSheet",

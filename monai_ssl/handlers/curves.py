@@ -72,7 +72,7 @@ class TrainingCurves:
     def __init__(
         self,
         folder: str | Path,
-        plot: tuple[str, ...] | list[str] = ("knn_auc", "embedding_std"),
+        plot: tuple[str, ...] | list[str] = ("linear_auc", "knn_auc", "embedding_std"),
         picture_every_s: float = 60.0,
     ) -> None:
         self.folder, self.plot, self.picture_every_s = Path(folder), tuple(plot), picture_every_s

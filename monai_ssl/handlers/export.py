@@ -113,7 +113,7 @@ class EncoderExport:
             self._written_at = engine.state.iteration
 
     def _at_end(self, engine: PretrainTrainer) -> None:
-        if engine.state.batch is None and self.last_path.exists():
+        if engine.state.batch is None and engine.state.iteration and self.last_path.exists():
             return  # a finished training was resumed: nothing is new
         written = self._written_at == engine.state.iteration or self._write(engine, self.last_path)
         if written and self.metric is not None and self.best is None:
@@ -125,7 +125,7 @@ class EncoderExport:
         views = engine.state.batch["views"] if engine.state.batch else ()
         metrics = {k: float(v) for k, v in engine.state.metrics.items() if isinstance(v, (int, float))}
         fields = {
-            "method": type(engine.method).__name__,
+            "method": getattr(engine.method, "method_name", type(engine.method).__name__),
             "images_seen": self.images_seen,
             "patch_size": list(views[0].shape[2:]) if views else None,
             "seeds": {"views": engine.state.seed},

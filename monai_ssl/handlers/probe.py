@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An online probe: how well the encoder's nearest neighbours share labels, on a small labelled side set."""
+"""An online probe: how well neighbours in the encoder's features share labels, and how well a line parts them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from torch import Tensor
 
 from monai_ssl.engines import PretrainTrainer, is_main_process, preserved_random_state
 from monai_ssl.handlers.evaluation_mode import evaluation_mode
-from monai_ssl.metrics import knn_auc
+from monai_ssl.metrics import knn_auc, ridge_auc
 
-__all__ = ["OnlineKNN"]
+__all__ = ["OnlineProbe"]
 
 logger = logging.getLogger(__name__)
 
 
-class OnlineKNN:
-    """Score the encoder by a weighted kNN classifier every few epochs, and once before the training.
+class OnlineProbe:
+    """Score the encoder by a weighted kNN and a linear classifier every few epochs, and once before the training.
 
-    Writes ``knn_auc`` (macro area under the ROC curve) and ``knn_auc_untrained`` into ``engine.state.metrics``. The
+    Writes ``knn_auc`` and ``linear_auc`` (macro areas under the ROC curve; :func:`monai_ssl.metrics.knn_auc` and
+    :func:`monai_ssl.metrics.ridge_auc`), ``knn_auc_untrained`` and ``linear_auc_untrained`` into
+    ``engine.state.metrics``. The linear one is the fairer judge: neighbours also depend on how features are scaled. The
     training does not notice: no gradient, no statistics, no random number of it changes. In a distributed run the main
     process does the work.
 
@@ -41,7 +43,7 @@ class OnlineKNN:
         before_training: measure the untrained encoder too.
 
     Attributes:
-        untrained: its score, or None.
+        untrained: its scores by name, or None.
 
     Raises:
         ValueError: a number is below 1; (while probing) no labels, or a class that is missing among the queries.
@@ -66,16 +68,16 @@ class OnlineKNN:
         self.label_key, self.group_key = label_key, group_key
         self.every_epochs, self.k, self.temperature = every_epochs, k, temperature
         self.before_training = before_training
-        self.untrained: float | None = None
+        self.untrained: dict[str, float] | None = None
 
     def attach(self, engine: PretrainTrainer) -> None:
         """Register with the trainer."""
-        engine.register_state("online_knn", self)
+        engine.register_state("online_probe", self)
         engine.add_event_handler(Events.STARTED, self._before)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the untrained encoder's score."""
+        """Return the untrained encoder's scores."""
         return {"untrained": self.untrained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,21 +89,20 @@ class OnlineKNN:
             return
         if self.before_training and engine.state.iteration == 0 and self.untrained is None:
             self.untrained = self.score(engine)
-            logger.info("kNN AUC of the untrained encoder: %.3f", self.untrained)
-        if self.untrained is not None:
-            engine.state.metrics["knn_auc_untrained"] = self.untrained
+            logger.info("untrained encoder: %s", _shown(self.untrained))
+        engine.state.metrics.update({f"{name}_untrained": value for name, value in (self.untrained or {}).items()})
 
     def _after_epoch(self, engine: PretrainTrainer) -> None:
         epoch = engine.state.epoch
         if not is_main_process() or (epoch % self.every_epochs and epoch != engine.state.max_epochs):
             return
-        value = self.score(engine)
-        engine.state.metrics["knn_auc"] = value
-        than = "" if self.untrained is None else f" (untrained {self.untrained:.3f})"
-        logger.info("kNN AUC after epoch %d: %.3f%s", epoch, value, than)
+        scores = self.score(engine)
+        engine.state.metrics.update(scores)
+        than = f" (untrained: {_shown(self.untrained)})" if self.untrained else ""
+        logger.info("after epoch %d: %s%s", epoch, _shown(scores), than)
 
-    def score(self, engine: PretrainTrainer) -> float:
-        """Return the area under the ROC curve of the encoder as it is now."""
+    def score(self, engine: PretrainTrainer) -> dict[str, float]:
+        """Return the areas under the ROC curve, by name, of the encoder as it is now."""
         with preserved_random_state(engine.state.device):
             bank, bank_labels, bank_groups = self._features(engine, self.bank_loader)
             if self.query_loader is None:
@@ -110,16 +111,13 @@ class OnlineKNN:
                 query_groups = bank_groups
             else:
                 queries, labels, query_groups = self._features(engine, self.query_loader)
-        return knn_auc(
-            queries,
-            labels,
-            bank,
-            bank_labels,
-            k=self.k,
-            temperature=self.temperature,
-            query_groups=query_groups,
-            bank_groups=bank_groups,
-        )
+        neighbours = {"query_groups": query_groups, "bank_groups": bank_groups}
+        scores = {
+            "knn_auc": knn_auc(queries, labels, bank, bank_labels, k=self.k, temperature=self.temperature, **neighbours)
+        }
+        if self.query_loader is not None:  # a line through the bank has seen its own labels
+            scores["linear_auc"] = ridge_auc(queries, labels, bank, bank_labels)
+        return scores
 
     def _features(self, engine: PretrainTrainer, loader: Iterable[dict]) -> tuple[Tensor, Tensor, Tensor | None]:
         device = engine.state.device
@@ -140,3 +138,8 @@ class OnlineKNN:
         if not features:
             raise ValueError("the probe's loader yields no batch")
         return torch.cat(features), torch.cat(labels), torch.cat(groups) if groups else None
+
+
+def _shown(scores: dict[str, float]) -> str:
+    names = {"knn_auc": "kNN AUC", "linear_auc": "linear AUC"}
+    return ", ".join(f"{names[name]} {value:.3f}" for name, value in scores.items())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +113,7 @@ class PretrainTensorBoard:
     def _log_step(self, engine: PretrainTrainer) -> None:
         if engine.at_step_boundary and engine.optimizer_steps % self.every_steps == 0:
             for name, value in engine.state.output.items():
-                if isinstance(value, float):
+                if isinstance(value, float) and math.isfinite(value):
                     self._writer.add_scalar(f"train/{name}", value, engine.optimizer_steps)
 
     def _log_epoch(self, engine: PretrainTrainer) -> None:

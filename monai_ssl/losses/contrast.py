@@ -89,13 +89,13 @@ def log_sum_exp_of_products(
     before it, without a copy.
 
     Args:
-        anchors: ``(N, D)``.
-        candidates: ``(M, D)``.
-        exclude_: sets the logits ``(N, M)`` that must not count to a very low number, in place. Their probability is
-            0 and with it their gradient, so autograd need not know.
+        anchors: ``(N, D)``, or ``(B, N, D)`` for B sets that do not meet.
+        candidates: ``(M, D)``, or ``(B, M, D)``.
+        exclude_: sets the logits ``(N, M)``, or ``(B, N, M)``, that must not count to a very low number, in place.
+            Their probability is 0 and with it their gradient, so autograd need not know.
 
     Returns:
-        ``(N,)``, differentiable once with respect to anchors and candidates.
+        ``(N,)`` or ``(B, N)``, differentiable once with respect to anchors and candidates.
     """
     return _LogSumExpOfProducts.apply(anchors, candidates, exclude_)
 
@@ -103,25 +103,25 @@ def log_sum_exp_of_products(
 class _LogSumExpOfProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, anchors: Tensor, candidates: Tensor, exclude_) -> Tensor:
-        logits = anchors @ candidates.T
+        logits = anchors @ candidates.mT
         if exclude_ is not None:
             exclude_(logits)
-        highest = logits.amax(dim=1, keepdim=True)
+        highest = logits.amax(dim=-1, keepdim=True)
         probabilities = logits.sub_(highest).exp_()
-        total = probabilities.sum(dim=1, keepdim=True)
+        total = probabilities.sum(dim=-1, keepdim=True)
         ctx.both = ctx.needs_input_grad[1]
         if ctx.both:
             ctx.save_for_backward(anchors, candidates, probabilities, total)
         elif ctx.needs_input_grad[0]:  # keep the finished (N, D) gradient; the queue is free to change from here on
             ctx.save_for_backward((probabilities @ candidates).div_(total))
-        return (highest + total.log()).squeeze(1)
+        return (highest + total.log()).squeeze(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         if not ctx.both:
-            return grad[:, None] * ctx.saved_tensors[0], None, None
+            return grad[..., None] * ctx.saved_tensors[0], None, None
         anchors, candidates, probabilities, total = ctx.saved_tensors
-        weight = grad[:, None] / total  # (N, 1), applied to (N, D) factors rather than to the (N, M) matrix
+        weight = grad[..., None] / total  # (N, 1), applied to (N, D) factors rather than to the (N, M) matrix
         grad_anchors = (probabilities @ candidates) * weight if ctx.needs_input_grad[0] else None
-        return grad_anchors, probabilities.T @ (anchors * weight), None
+        return grad_anchors, probabilities.mT @ (anchors * weight), None

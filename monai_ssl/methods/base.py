@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +25,12 @@ class SSLMethod(nn.Module, ABC):
         encoder: the network to pretrain; what is exported at the end.
     """
 
+    wants_positions: ClassVar[bool] = False
+    """Whether ``batch["positions"]`` is wanted: where in the image each view was read."""
+
+    positions_stride: int | Sequence[int] = 1
+    """Pixels of a view, along each axis, to one position: by how much the method's feature map is smaller."""
+
     def __init__(self, encoder: ImageEncoder) -> None:
         super().__init__()
         self.encoder = encoder
@@ -34,7 +41,10 @@ class SSLMethod(nn.Module, ABC):
 
         Args:
             batch: ``"views"``: list of tensors (B, C, *spatial), all views of the same B images; ``"index"``: (B,)
-                int64 numbers of the images; ``"generator"``: ``torch.Generator`` on the views' device, or None.
+                int64 numbers of the images; ``"generator"``: ``torch.Generator`` on the views' device, or None. With
+                ``wants_positions`` also ``"positions"``: for each view a float32 tensor (B, spatial_dims, *view size /
+                positions_stride), in pixels of the image, NaN outside it; see
+                :meth:`monai_ssl.transforms.ViewChain.positions`.
 
         Returns:
             ``"loss"``: scalar with gradient; ``"embedding"``: (B, D) unit vectors without gradient, for monitors; other
@@ -42,6 +52,21 @@ class SSLMethod(nn.Module, ABC):
             that rebuilds images gives ``"prediction"``, (B, C, *spatial), and, where they are not the first view
             itself, ``"target"`` and ``"corrupted"`` (or ``"mask"``, True where the view was hidden): TensorBoard
             shows them side by side.
+        """
+
+    @property
+    def method_name(self) -> str:
+        """The method's name in the manifest and in the lineage of later stages."""
+        return type(self).__name__
+
+    def check_batch(self, batch: Mapping[str, Any]) -> None:
+        """Refuse a batch that can't be used; called with what the loader gave, where looking costs no waiting.
+
+        Args:
+            batch: before it moves to the device and before there are views.
+
+        Raises:
+            ValueError: what is wrong and what to do.
         """
 
     def after_step(self, progress: float) -> None:

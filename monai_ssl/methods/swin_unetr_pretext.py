@@ -68,6 +68,7 @@ class SwinUNETRPretext(SSLMethod):
     Example:
         >>> import torch
         >>> from monai_ssl.networks import build_encoder
+        >>> _ = torch.manual_seed(1)
         >>> method = SwinUNETRPretext(build_encoder("resnet18"))
         >>> out = method({"views": [torch.rand(4, 1, 64, 64)]})
         >>> out["loss"].backward()

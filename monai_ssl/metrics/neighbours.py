@@ -58,7 +58,7 @@ def knn_scores(
         raise ValueError(f"k must be at least 1 and temperature positive, got {k} and {temperature}")
     if (query_groups is None) != (bank_groups is None):
         raise ValueError("query_groups and bank_groups belong together: give both or none")
-    targets, known = _targets(labels.to(bank.device), len(bank), num_classes)
+    targets, known = labels_as_targets(labels.to(bank.device), len(bank), num_classes)
 
     useful = known.any(dim=1)
     if not useful.any():
@@ -118,7 +118,7 @@ def knn_auc(
     return area_under_roc(query_labels.cpu().numpy(), scores.cpu().numpy(), average=average, undefined=undefined)
 
 
-def _targets(labels: Tensor, rows: int, num_classes: int | None) -> tuple[Tensor, Tensor]:
+def labels_as_targets(labels: Tensor, rows: int, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """Labels as (N, C) float targets in {0, 1} and (N, C) float "known" in {0, 1}."""
     if labels.ndim not in (1, 2) or len(labels) != rows:
         raise ValueError(f"labels must have shape ({rows},) or ({rows}, C), got {tuple(labels.shape)}")

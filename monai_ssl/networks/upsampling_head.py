@@ -16,7 +16,7 @@ from torch import nn
 
 from .encoders import ImageEncoder
 
-__all__ = ["UpsamplingHead", "measure_stride"]
+__all__ = ["UpsamplingHead", "measure_maps", "measure_stride"]
 
 
 class UpsamplingHead(nn.Module):
@@ -87,22 +87,38 @@ class UpsamplingHead(nn.Module):
         return self.layers(x)
 
 
-@torch.no_grad()
 def measure_stride(encoder: ImageEncoder) -> tuple[int, ...]:
     """Return by how much an encoder's last feature map is smaller than the image, along each axis.
 
-    Networks that do not say it are asked with one black image of 64 voxels a side; their state is left alone.
+    Networks that do not say it are asked as :func:`measure_maps` does it.
     """
     for known in ("size_divisor", "patch_size"):
         if hasattr(encoder, known):
             return tuple(getattr(encoder, known))
+    return measure_maps(encoder)[-1][1]
+
+
+@torch.no_grad()
+def measure_maps(encoder: ImageEncoder) -> list[tuple[int, tuple[int, ...]]]:
+    """Return for each of an encoder's feature maps, finest first, its channels and by how much it is smaller.
+
+    The encoder is asked with one black image, of the size it was built for or of 64 voxels a side; its state is left
+    alone.
+
+    Args:
+        encoder: to ask.
+
+    Returns:
+        For each level of the pyramid the channels, and the stride along each axis.
+    """
+    size = encoder.network_args.get("img_size", 64)
+    sides = [size] * encoder.spatial_dims if isinstance(size, int) else size
     modes = {module: module.training for module in encoder.modules()}
-    parameter = next(encoder.parameters())
-    image = torch.zeros(1, encoder.in_channels, *[64] * encoder.spatial_dims).to(parameter)
-    last = encoder.eval().feature_maps(image)[-1]
+    image = torch.zeros(1, encoder.in_channels, *sides).to(next(encoder.parameters()))
+    shapes = [x.shape for x in encoder.eval().feature_maps(image)]
     for module, mode in modes.items():
         module.training = mode
-    return tuple(64 // size for size in last.shape[2:])
+    return [(s[1], tuple(side // cells for side, cells in zip(sides, s[2:], strict=True))) for s in shapes]
 
 
 def _steps(stride: Sequence[int]) -> list[tuple[int, ...]]:

@@ -21,7 +21,7 @@ from monai_ssl.transforms.base import (
 )
 from monai_ssl.transforms.free_form import BEYOND, GREATEST_SHARE
 from monai_ssl.transforms.pyramid import AveragePyramid
-from monai_ssl.transforms.sampling import sample_boxes
+from monai_ssl.transforms.sampling import box_positions, sample_boxes
 
 _TRIES = 10  # as torchvision's RandomResizedCrop
 
@@ -47,6 +47,20 @@ class _BoxTransform(BatchTransform):
         if len(size) != len(spatial):
             raise ValueError(f"size {size} does not fit a batch of shape {tuple(shape)}: give one number per axis")
         return (*shape[:2], *size)
+
+    def positions(self, shape: Sequence[int], params: Params, grid: Sequence[int] | None = None) -> torch.Tensor:
+        """Where in the batch's canvas the view is read, see :func:`monai_ssl.transforms.sampling.box_positions`.
+
+        Args:
+            shape: shape of the batch, (B, C, *spatial).
+            params: what ``draw`` returned.
+            grid: cells along each axis that tile the view; None: its pixels.
+
+        Returns:
+            (B, spatial_dims, *grid) float32 in pixels from the canvas's outer edge; NaN outside the image.
+        """
+        size = self.output_shape(shape)[2:]
+        return box_positions(params, size, size if grid is None else tuple(grid))
 
     def _apply(
         self,

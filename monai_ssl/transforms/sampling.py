@@ -81,6 +81,32 @@ def sample_boxes(
     return out.to(x.dtype)
 
 
+def box_positions(params: Params, size: tuple[int, ...], grid: tuple[int, ...]) -> torch.Tensor:
+    """Where in the source the cells of a view lie: the formula of :func:`sample_boxes` itself, nothing is sampled.
+
+    Args:
+        params: as there.
+        size: the view's size.
+        grid: cells along each axis, which tile the view evenly; ``size`` for the pixels themselves.
+
+    Returns:
+        (B, n, *grid) float32: ``u`` of each cell's centre, NaN outside ``extent``.
+    """
+    n = len(grid)
+    steps = _source_steps(params, grid)
+    total = params["center"].view(-1, n, *[1] * n)
+    for j, cells in enumerate(grid):
+        k = torch.arange(cells, dtype=torch.float32, device=steps.device) + (0.5 - cells / 2)
+        total = total + (steps[:, :, j, None] * k).view(-1, n, *[cells if i == j else 1 for i in range(n)])
+    if "elastic" in params:
+        cells_a_pixel = steps.new_tensor([cells / pixels for cells, pixels in zip(grid, size, strict=True)])
+        moved = torch.einsum("bij,bj...->bi...", steps * cells_a_pixel, params["elastic"])
+        total = total + spread(moved, grid)
+    extent = params["extent"].to(total.dtype).view(-1, n, *[1] * n)
+    outside = ((total < 0) | (total > extent)).any(1, keepdim=True)
+    return total.masked_fill_(outside, torch.nan)
+
+
 def rotation_matrix(angle_deg: torch.Tensor, axis: torch.Tensor | None) -> torch.Tensor:
     """(B, n, n) matrices that map output to source directions, in array axis order.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from monai_ssl.transforms.band_energy import RandomBandEnergy
 from monai_ssl.transforms.base import BatchTransform
 from monai_ssl.transforms.bias_field import RandomBiasField
 from monai_ssl.transforms.blur import RandomGaussianBlur
@@ -49,6 +50,8 @@ def volume_views(
     noise_prob: float = 0.3,
     cutout_holes: int = 0,
     standardize: IntensityStandardize | None = None,
+    band_energy_prob: float = 0.0,
+    max_scale: float = 1.0,
 ) -> MultiView:
     """Views of a volume for contrastive methods: another part, pose, exposure and scanner, the same patient.
 
@@ -61,7 +64,7 @@ def volume_views(
         modality: "CT", "MR", or None for any or a mixture: then neither window nor bias field.
         spatial_dims: 2 (slices) or 3.
         num_views: number of views.
-        min_scale: least share of the volume (or of the part that was read) in a view; the greatest is 1.
+        min_scale: least share of the volume (or of the part that was read) in a view.
         rotation_deg: greatest angle either way; beyond the volume its edge is continued.
         in_plane: turn and deform within slices only. False is for voxels of about equal sides.
         flip_prob: of a left-right mirror, or one for each axis; 0 keeps the side of the liver.
@@ -81,6 +84,9 @@ def volume_views(
         noise_prob: probability of noise.
         cutout_holes: boxes of 1/7 of each side, filled with 0 after the standardisation.
         standardize: replaces the common standardisation.
+        band_energy_prob: probability of other energies of the frequency bands, as other reconstruction kernels give,
+            see :class:`RandomBandEnergy`.
+        max_scale: greatest share of the volume in a view.
 
     Raises:
         ValueError: the modality is another, or ``limits_hu`` is given for one that is not CT.
@@ -91,7 +97,7 @@ def volume_views(
     parts: list[BatchTransform] = [
         RandomResample(
             _sides(size, spatial_dims),
-            (min_scale, 1.0),
+            (min_scale, max_scale),
             rotation_deg=rotation_deg,
             flip_prob=flip_prob,
             in_plane=in_plane,
@@ -102,6 +108,8 @@ def volume_views(
         parts.append(RandomWindow(limits_hu, prob=window_prob))
     if modality == "MR" and bias_strength and bias_prob:
         parts.append(RandomBiasField((0.0, bias_strength), prob=bias_prob))
+    if band_energy_prob:
+        parts.append(RandomBandEnergy(prob=band_energy_prob))
     if gamma_prob:
         parts.append(RandomGamma(gamma, gamma_prob))
     if jitter and jitter_prob:

@@ -55,6 +55,27 @@ def test_classes_keep_the_order_they_are_given_in(store):
     assert dataset.classes == {"finding": ["viral", "normal"]}
 
 
+def test_labels_outside_a_subset_are_hidden(store):
+    columns = ["finding", "mass", "age", "urgent"]
+    every = StoreDataset(store, label_columns=columns)
+    some = StoreDataset(store, [4, 0, 2, 5], columns, labelled_rows=[5, 4, 3])
+    assert some.labels["labelled"].tolist() == [1, 0, 0, 1] and "labelled" not in every[0]
+    assert some.classes == every.classes, "hiding a label hides no class"
+    for item, row in zip((some[i] for i in range(4)), (4, 0, 2, 5), strict=True):
+        assert item["index"] == row and item["labelled"] == int(row in (4, 5))
+        if item["labelled"]:
+            assert all(item[name] == every[row][name] for name in columns)
+        else:
+            assert all(item[name] == -1 for name in ("finding", "mass", "urgent")) and np.isnan(item["age"])
+    batch = PadCollate()(some.__getitems__([0, 1]))
+    assert batch["labelled"].tolist() == [1, 0] and batch["finding"].tolist() == [2, -1]
+    mask = np.isin(np.arange(7), [5, 4, 3])
+    masked = StoreDataset(store, [4, 0, 2, 5], columns, labelled_rows=mask)
+    assert all(torch.equal(masked.labels[name].nan_to_num(9), some.labels[name].nan_to_num(9)) for name in some.labels)
+    with pytest.raises(ValueError, match="labelled_rows reach from 0 to 7"):
+        StoreDataset(store, labelled_rows=[0, 7])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -183,3 +183,27 @@ def test_negative_codes_and_stores_of_images_are_errors(store, tmp_path):
     images = prepare_store(table, tmp_path / "images", tmp_path / "s", reader=read_array, num_workers=0, progress=False)
     with pytest.raises(ValueError, match="no store of volumes"):
         VolumePatchDataset(images)
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_label_maps_outside_a_subset_are_hidden(store, cache):
+    """Row 3 has no label map at all; row 1 has one that nobody shall see."""
+    options = {"read_size": (10, 16, 16), "label_maps": True, "label_columns": ["site"], "cache": cache}
+    data = VolumePatchDataset(store, [1, 2, 3], labelled_rows=[2, 0], foreground_prob=1.0, **options)
+    for code in range(12):
+        item, row = data[code], (1, 2, 3)[code % 3]
+        assert item["labelled"] == int(row == 2) and item["site"] == (0 if row == 2 else -1)
+        shown = store.read_label_map(row, data.place(code)) if row == 2 else np.full(item["label_map"].shape[1:], 255)
+        np.testing.assert_array_equal(item["label_map"][0], shown)
+        np.testing.assert_array_equal(item["image"][0], store.read(row, data.place(code)))
+        if row == 2:
+            assert item["label_map"].any(), "patches are centred on a label where there is one"
+    body = [store.foreground(row) for row in (1, 3)]
+    for code in range(0, 120, 3):  # and in the body elsewhere
+        middle = [(part.start + part.stop) // 2 for part in data.place(code)]
+        edges = zip(middle, body[0], (10, 16, 16), strict=True)
+        assert all(part.start - side // 2 <= place <= part.stop + side // 2 for place, part, side in edges)
+    batch = PadCollate()(data.__getitems__([0, 1, 2]))
+    assert batch["labelled"].tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match="1 of 3 rows have no label map"):
+        VolumePatchDataset(store, [1, 2, 3], labelled_rows=[2, 3], **options)

@@ -304,3 +304,35 @@ def test_maps_go_through_the_draw_of_their_image(spatial_dims: int):
 
 def test_views_of_a_batch_without_maps_may_be_any_function():
     toy_trainer(max_epochs=1, views=lambda image, generator, extent: toy_views(image, generator)).run()
+
+
+class Placed(ToyMethod):
+    """Keeps what it was given, as a method that contrasts places."""
+
+    wants_positions = True
+    positions_stride = (2, 4)
+
+    def forward(self, batch):
+        self.batch = batch
+        return super().forward(batch)
+
+
+def test_a_method_that_asks_gets_the_positions_of_its_views():
+    size = 16
+    place = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"))
+    loader = [{"image": ToyImages(4, size).images, "label_map": place.sum(0).expand(4, 1, -1, -1)}]
+    views = MultiView([ViewChain([RandomResample(8, (0.3, 0.6), rotation_deg=10)])] * 2)
+    trainer = toy_trainer(loader=loader, method=Placed, views=views, max_epochs=1)
+    trainer.run()
+    batch = trainer.method.batch
+    assert [tuple(p.shape) for p in batch["positions"]] == [(4, 2, 4, 2)] * 2
+    for places, shown in zip(batch["positions"], batch["label_map"], strict=True):  # from one draw: rows + columns
+        mean = nn.functional.avg_pool2d(shown.float(), (2, 4))
+        assert (places.sum(1, keepdim=True) - 1 - mean).abs().nanmean() < 0.5
+    without = toy_trainer(loader=loader, views=views, max_epochs=1)
+    without.run()
+    assert "positions" not in without.state.batch
+    for view, same in zip(batch["views"], without.state.batch["views"], strict=True):
+        assert torch.equal(view, same), "asking for positions changed the draw"
+    with pytest.raises(ValueError, match="Placed must know where its views were read: give views"):
+        toy_trainer(loader=loader, method=Placed, max_epochs=1).run()

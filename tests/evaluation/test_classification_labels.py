@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monai_ssl.data import PadCollate
+from monai_ssl.data import PadCollate, StoreDataset
 from monai_ssl.evaluation import LabelledStoreDataset, classification_labels
 
 
@@ -169,3 +169,25 @@ def test_patient_in_two_splits(toy_store):
     assert list(split) != moved
     with pytest.raises(ValueError, match="'train' and 'val' share patients"):
         classification_labels(ChangedStore(toy_store, split=moved), "label")
+
+
+@pytest.mark.parametrize("question", ["label", ["spot_left", "spot_right"]])
+def test_pretraining_sees_the_labels_that_fine_tuning_sees(toy_store, question):
+    """The pool shows the labels of the subset of the same fraction and seed, and of no image held out."""
+    shown = []
+    for fraction in (0.5, 1.0):
+        labels = classification_labels(toy_store, question, label_fraction=fraction, seed=3)
+        tuned = LabelledStoreDataset(toy_store, labels, "train")
+        pool = LabelledStoreDataset(toy_store, labels, "pool")
+        items = [pool[i] | {"label": np.asarray(pool[i]["label"])} for i in range(len(pool))]
+        known = {item["index"] for item in items if np.min(item["label"]) >= 0}
+        assert known == set(tuned.rows.tolist()) and len(items) == len(labels.rows["pool"])
+        for item in items:
+            if item["index"] in known:
+                assert (item["label"] == labels.targets[item["index"]]).all()
+        assert all(np.max(item["label"]) == -1 for item in items if item["index"] not in known)
+        same = StoreDataset(toy_store, labels.rows["pool"], ["sick"], labelled_rows=labels.rows["train"])
+        assert set(same.rows[same.labels["sick"] >= 0].tolist()) == known
+        shown.append(known)
+    assert shown[0] < shown[1]
+    assert (column(toy_store, "split")[list(shown[1])] == "train").all()

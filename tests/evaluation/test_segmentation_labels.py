@@ -95,3 +95,16 @@ def test_patches_hold_class_numbers(volume_store):
         assert bool(item["label_map"].any()) == with_cube  # never centred on the ball, which is background here
     with pytest.raises(ValueError, match="there is no split 'tset'"):
         LabelledVolumes(volume_store, labels, "tset")
+
+
+def test_pretraining_sees_the_label_maps_that_fine_tuning_sees(volume_store):
+    labels = segmentation_labels(volume_store, CLASSES, label_fraction=0.5, seed=3)
+    assert set(labels.rows["train"]) < set(labels.rows["pool"])
+    assert not set(labels.rows["pool"]) & {*labels.rows["val"], *labels.rows["test"]}
+    tuned, pool = LabelledVolumes(volume_store, labels, "train"), LabelledVolumes(volume_store, labels, "pool")
+    maps = {int(row): tuned[i]["label_map"] for i, row in enumerate(tuned.rows)}
+    assert len(pool) == 6
+    for i, row in enumerate(pool.rows):
+        item = pool[i]
+        assert item["labelled"] == int(int(row) in maps)
+        assert (item["label_map"] == maps.get(int(row), 255)).all()

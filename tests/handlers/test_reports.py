@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_training import ToyImages, ToyMethod, toy_trainer, toy_views
 
 from monai_ssl.handlers import (
-    OnlineKNN,
+    OnlineProbe,
     PretrainTensorBoard,
     ProgressETA,
     Throughput,
@@ -111,7 +111,7 @@ def rows(folder) -> list[dict]:
 
 def test_curves_are_a_table_and_a_picture(tmp_path):
     labelled = [{"image": ToyImages(6).images, "label": torch.tensor([0, 1] * 3)}]
-    toy_trainer(max_epochs=3, train_handlers=[TrainingCurves(tmp_path), OnlineKNN(labelled)]).run()
+    toy_trainer(max_epochs=3, train_handlers=[TrainingCurves(tmp_path), OnlineProbe(labelled)]).run()
     table = rows(tmp_path)
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
     assert [row["step"] for row in table] == ["5", "10", "15"]

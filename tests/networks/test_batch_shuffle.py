@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shuffle-BN with one process, and shuffle and queue with two processes of unequal batches."""
+"""Shuffle-BN with one process, and shuffle, queue and memory bank with two processes of unequal batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from distributed_helper import run_processes
 from torch import nn
 
-from monai_ssl.networks import BatchShuffle, FeatureQueue, MomentumCopy, gather_rows, shuffle_batch_norm
+from monai_ssl.networks import BatchShuffle, FeatureQueue, MemoryBank, MomentumCopy, gather_rows, shuffle_batch_norm
 
 
 def teacher() -> MomentumCopy:
@@ -34,6 +34,15 @@ def test_shuffle_permutes_and_unshuffle_undoes_it():
     assert torch.equal(same.shuffle(rows), shuffled)
 
 
+def remembered(rows: slice) -> torch.Tensor:
+    """A bank after two steps with some of 8 rows; image 3 comes three times, from both processes."""
+    bank = MemoryBank(9, 5)
+    for step in range(2):
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(step))
+        bank.update(torch.tensor([0, 3, 8, 3, 1, 3, 5, 6])[rows], x[rows])
+    return bank.features
+
+
 def work(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     """Rank 0 has rows 0 to 4, rank 1 rows 5 to 7."""
     every = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 8, 8) + torch.rand(
@@ -47,6 +56,7 @@ def work(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     keys = shuffle_batch_norm(teacher(), own, shuffle)
     queue.enqueue(keys, torch.arange(5) if rank == 0 else torch.arange(5, 8))
     return {
+        "bank": remembered(slice(0, 5) if rank == 0 else slice(5, 8)),
         "every": every,
         "gathered": gathered,
         "sizes": torch.tensor(sizes),
@@ -79,4 +89,6 @@ def test_two_processes_of_unequal_batches():
     # Both queues hold the last 6 of the 8 keys in rank order, wrapped round: 6 and 7 lie at slots 0 and 1.
     assert torch.equal(first["queue"], second["queue"]) and first["position"] == second["position"] == 2
     torch.testing.assert_close(first["queue"], keys[[6, 7, 2, 3, 4, 5]])
+    assert torch.equal(first["bank"], second["bank"])
+    torch.testing.assert_close(first["bank"], remembered(slice(None)))
     assert first["groups"].tolist() == second["groups"].tolist() == [6, 7, 2, 3, 4, 5]

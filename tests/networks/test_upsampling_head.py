@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from network_cases import DECODERS
 
-from monai_ssl.networks import UpsamplingHead, build_encoder, measure_stride
+from monai_ssl.networks import UpsamplingHead, build_encoder, measure_maps, measure_stride
 
 
 @pytest.mark.parametrize("form", ["vae", "deconv", "large_kernel_deconv"])
@@ -55,3 +56,11 @@ def test_the_stride_is_measured_and_nothing_else_changes(name, dims, arguments, 
     assert measure_stride(encoder) == expected
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     assert encoder.training and not encoder.net.training
+
+
+@pytest.mark.parametrize(("name", "arguments", "channels", "strides"), DECODERS)
+def test_each_map_is_measured(name, arguments, channels, strides):
+    whole = {"out_channels": 2} if len(channels) == len(strides) and name in ("swinunetr", "unetr") else {}
+    encoder = build_encoder(name, 2, **arguments, **whole)
+    expected = [(width, (stride, stride)) for width, stride in zip(channels, strides, strict=True)]
+    assert measure_maps(encoder) == expected

@@ -23,10 +23,13 @@ TRANSFORMS = {
     "gamma": lambda: T.RandomGamma(prob=0.5),
     "blur": lambda: T.RandomGaussianBlur(prob=0.5),
     "blur_per_axis": lambda: T.RandomGaussianBlur(prob=0.5, per_axis=True),
+    "band_energy": lambda: T.RandomBandEnergy(4, (0.5, 2.0), prob=0.5),
     "bias": lambda: T.RandomBiasField(prob=0.5),
     "low_resolution": lambda: T.RandomLowResolution(prob=0.7, one_axis_prob=0.5),
     "window": lambda: T.RandomWindow((-1000, 1000), prob=0.7),
     "noise": lambda: T.RandomGaussianNoise((0.1, 0.2), prob=0.5),
+    "speckle": lambda: T.RandomSpeckle((0.1, 0.2), prob=0.5),
+    "depth_gain": lambda: T.RandomDepthGain(prob=0.5),
     "cutout": lambda: T.RandomCutout(2, 0.3),
     "intensity_map": lambda: T.RandomIntensityMap(prob=0.7),
     "local_shuffle": lambda: T.RandomLocalShuffle(prob=0.7),
@@ -161,7 +164,7 @@ def test_everything_stays_on_the_images_device(spatial_dims):
     "name",
     [
         *("gamma", "blur", "blur_per_axis", "bias", "low_resolution", "window", "noise"),
-        *("intensity_map", "local_shuffle"),
+        *("intensity_map", "local_shuffle", "band_energy", "speckle", "depth_gain"),
     ],
 )
 def test_accelerator_path_gives_the_same(name, monkeypatch):
@@ -212,6 +215,8 @@ def test_gpu_equals_cpu(name):
         (lambda: T.RandomResample(8, elastic=0.5), "elastic must be within"),
         (lambda: T.RandomBiasField((-0.1, 0.2)), "strength"),
         (lambda: T.RandomBiasField(degree=0), "degree"),
+        (lambda: T.RandomBandEnergy(1), "bands"),
+        (lambda: T.RandomBandEnergy(gain=(0, 1)), "gain"),
         (lambda: T.RandomLowResolution((0.5, 1.5)), "zoom"),
         (lambda: T.RandomWindow((40, 40)), "two different"),
         (lambda: T.RandomWindow((-160, 240), width_hu=(100, 500)), "does not fit"),
