@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import (
     bench_loader,
     bench_losses,
+    bench_multi_crop,
     bench_patches,
     bench_step,
     bench_views,
@@ -28,6 +29,7 @@ from benchmarks import (
 BENCHES = {
     "losses": bench_losses.run,
     "views": bench_views.run,
+    "multi_crop": bench_multi_crop.run,
     "volume_views": bench_volume_views.run,
     "loader": bench_loader.run,
     "patches": bench_patches.run,

@@ -6,9 +6,11 @@ All compute in float32 under autocast, and each module says in ``distribution`` 
 
 from __future__ import annotations
 
+from monai_ssl.losses.distillation import TeacherCodes, distillation, patch_distillation
 from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
 from monai_ssl.losses.group_nt_xent import GroupNTXentLoss, group_nt_xent
 from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
+from monai_ssl.losses.koleo import KoLeoLoss, koleo
 from monai_ssl.losses.masked_labels import (
     IGNORED_LABEL,
     MaskedBinaryCrossEntropyLoss,
@@ -37,6 +39,8 @@ from monai_ssl.losses.redundancy_reduction import (
     redundancy_reduction,
     redundancy_terms,
 )
+from monai_ssl.losses.sinkhorn import sinkhorn
+from monai_ssl.losses.swapped_prediction import SwappedPredictionLoss, swapped_prediction
 from monai_ssl.losses.vicreg import VICRegLoss, vicreg, vicreg_terms
 from monai_ssl.losses.volume_contrast import (
     BaseOrthogonalityLoss,
@@ -53,6 +57,7 @@ __all__ = [
     "DistributedKind",
     "GroupNTXentLoss",
     "InfoNCELoss",
+    "KoLeoLoss",
     "MaskedBinaryCrossEntropyLoss",
     "MaskedCrossEntropyLoss",
     "MaskedDiceCrossEntropyLoss",
@@ -62,14 +67,18 @@ __all__ = [
     "OverlapPredictionLoss",
     "PointContrastLoss",
     "RedundancyReductionLoss",
+    "SwappedPredictionLoss",
+    "TeacherCodes",
     "VICRegLoss",
     "all_gather",
     "base_orthogonality",
     "cosine_regression",
+    "distillation",
     "estimate_log_z",
     "group_nt_xent",
     "info_nce",
     "is_distributed",
+    "koleo",
     "masked_binary_cross_entropy",
     "masked_cross_entropy",
     "masked_dice",
@@ -78,10 +87,13 @@ __all__ = [
     "negative_cosine",
     "nt_xent",
     "overlap_prediction",
+    "patch_distillation",
     "patch_statistics",
     "point_contrast",
     "redundancy_reduction",
     "redundancy_terms",
+    "sinkhorn",
+    "swapped_prediction",
     "vicreg",
     "vicreg_terms",
 ]

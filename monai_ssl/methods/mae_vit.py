@@ -86,7 +86,7 @@ class MAEViT(MaskedModelling):
         hidden = blocks.flatten(1)  # (B, 1, *grid) -> (B, N)
         visible = hidden.shape[1] - count_masked(hidden.shape[1], self.mask_ratio)
         places = hidden.byte().argsort(dim=1, stable=True)[:, :visible]  # without waiting for the device
-        tokens = self.encoder.patch_tokens(x) + self.encoder.positions()  # (B, N, F)
+        tokens = self.encoder.patch_tokens(x) + self.encoder.positions(x.shape[2:])  # (B, N, F)
         tokens = tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))  # (B, V, F)
         latent = self.encoder.encode_tokens(tokens)
         grid = blocks.shape[2:]

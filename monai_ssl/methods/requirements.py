@@ -10,7 +10,16 @@ from monai_ssl.networks import EncoderDecoder, ImageEncoder
 
 from .base import SSLMethod
 
-__all__ = ["check_decoder", "check_momentum", "check_size", "check_view", "check_views", "one_view", "view_pair"]
+__all__ = [
+    "check_decoder",
+    "check_momentum",
+    "check_size",
+    "check_view",
+    "check_views",
+    "multi_crop",
+    "one_view",
+    "view_pair",
+]
 
 
 def one_view(method: SSLMethod, views: list[Tensor]) -> Tensor:
@@ -23,6 +32,21 @@ def one_view(method: SSLMethod, views: list[Tensor]) -> Tensor:
         raise ValueError(f"{type(method).__name__} takes one view of each image, got {len(views)}")
     check_view(method, views[0])
     return views[0]
+
+
+def multi_crop(method: SSLMethod, views: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return the two large views as one batch (2 B, C, *spatial), the first view's images first, and the small ones.
+
+    Raises:
+        ValueError: the first two views differ in shape; or see :func:`check_views`.
+    """
+    first, second, *small = check_views(method, views, most=None)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{type(method).__name__} takes two large views of one size, and any number of small ones after them; the "
+            f"first two are of {tuple(first.shape[2:])} and {tuple(second.shape[2:])}"
+        )
+    return torch.cat((first, second)), small
 
 
 def check_view(method: SSLMethod, view: Tensor) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from monai_ssl.networks import ImageEncoder, MLPHead
+from monai_ssl.networks import ImageEncoder, MLPHead, forward_by_size
 
 from .base import SSLMethod
 from .positives import contrast_views, relatives
@@ -100,7 +100,7 @@ class SimCLR(SSLMethod):
         views = check_views(self, batch["views"], most=None)
         related = relatives(batch, self.patient_positives, self.exclude_own_patient)
         large = [view.shape == views[0].shape for view in views]
-        embeddings = self._embed(views)
+        embeddings = forward_by_size(lambda x: self.head(self.encoder(x)), views)
         pairs = [(i, j) for i, j in combinations(range(len(views)), 2) if large[i] or large[j]]
         losses = [contrast_views(embeddings[i], embeddings[j], related, self.temperature) for i, j in pairs]
         embedding = normalize(embeddings[0].detach().float())
@@ -109,12 +109,3 @@ class SimCLR(SSLMethod):
             "embedding": embedding,
             "positive_similarity": cosine_similarity(embedding, embeddings[1].detach().float()).mean(),
         }
-
-    def _embed(self, views: list[Tensor]) -> list[Tensor]:
-        """Embed views (B, C, *spatial) -> (B, D) each; those of one size share one pass, and so BatchNorm's batch."""
-        embeddings: dict[int, Tensor] = {}
-        for shape in dict.fromkeys(view.shape for view in views):
-            places = [place for place, view in enumerate(views) if view.shape == shape]
-            together = self.head(self.encoder(torch.cat([views[place] for place in places])))
-            embeddings |= zip(places, together.chunk(len(places)), strict=True)
-        return [embeddings[place] for place in range(len(views))]

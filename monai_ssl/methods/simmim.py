@@ -79,9 +79,6 @@ class SimMIM(MaskedModelling):
     def reconstruct(self, x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`MaskedModelling.reconstruct`."""
         patches = expand_blocks(blocks, self.patches_per_block)  # (B, 1, *grid), True where hidden
-        hidden = patches.flatten(2).transpose(1, 2)  # (B, 1, *grid) -> (B, N, 1)
-        tokens = self.encoder.patch_tokens(x)
-        tokens = torch.where(hidden, self.mask_token.to(tokens.dtype), tokens)
-        encoded = self.encoder.encode_tokens(tokens + self.encoder.positions())
+        encoded = self.encoder.encode_hidden(x, patches.flatten(1), self.mask_token)  # (B, 1, *grid) -> (B, N)
         prediction = tokens_to_image(self.head(encoded), patches.shape[2:], self.encoder.patch_size)
         return prediction, encoded.mean(1)

@@ -5,22 +5,27 @@ from __future__ import annotations
 
 from .basic_unet import BasicUNetClassifier, BasicUNetImageEncoder
 from .densenet import DenseNetImageEncoder
+from .dino_head import DINOHead
 from .dynunet import DynUNetClassifier, DynUNetImageEncoder
 from .efficientnet import EfficientNetImageEncoder
 from .encoder_decoder import EncoderDecoder
 from .encoders import ImageEncoder, build_classifier, build_encoder, encoder_architectures
 from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
+from .forward_by_size import forward_by_size
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
+from .patch_positions import patch_grid, resize_positions
+from .prototypes import Prototypes
 from .pyramid_head import PyramidHead
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
+from .source_queues import SourceQueues
 from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
 from .unet import UNetClassifier, UNetImageEncoder
@@ -32,6 +37,7 @@ __all__ = [
     "BasicUNetClassifier",
     "BasicUNetImageEncoder",
     "BatchShuffle",
+    "DINOHead",
     "DenseNetImageEncoder",
     "DynUNetClassifier",
     "DynUNetImageEncoder",
@@ -49,10 +55,12 @@ __all__ = [
     "MedNeXtImageEncoder",
     "MemoryBank",
     "MomentumCopy",
+    "Prototypes",
     "PyramidHead",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
+    "SourceQueues",
     "SwinUNETRClassifier",
     "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
@@ -67,9 +75,12 @@ __all__ = [
     "convert_sync_batch_norm",
     "cosine_momentum",
     "encoder_architectures",
+    "forward_by_size",
     "gather_rows",
     "measure_maps",
     "measure_stride",
+    "patch_grid",
+    "resize_positions",
     "shuffle_batch_norm",
     "sine_positions",
     "tokens_to_image",

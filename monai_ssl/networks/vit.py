@@ -10,6 +10,7 @@ from monai.networks import nets
 from torch import nn
 
 from .encoders import ImageEncoder
+from .patch_positions import patch_grid, resize_positions
 
 __all__ = ["MeanTokenViT", "ViTImageEncoder", "drop_unused_norms"]
 
@@ -44,7 +45,7 @@ class MeanTokenViT(nets.ViT):
 
 
 class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
-    """Mean of the patch tokens after the final normalisation; works at the image size the ViT was built for.
+    """Mean of the patch tokens after the final normalisation, at the image size the ViT was built for or at any.
 
     The mean of the tokens is taken, not a class token, because MONAI's plain ViT and UNETR's have no class token, so
     that one set of keys serves both; a class token that ``net`` has takes part in the attention and is left out of the
@@ -54,8 +55,16 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
     ``build_encoder("vit", img_size=...)`` has MONAI's ViT-B sizes and ``patch_size=16`` unless given. ImageNet weights
     need ``qkv_bias=True`` to be complete.
 
+    Images of another size than ``img_size`` are an error, unless ``interpolate_positions=True`` asks for them, as the
+    small crops of DINO need. The position embeddings are then interpolated to the image's grid of patches (cubic in 2D,
+    linear in 3D; what does not fill a patch at the far end of an axis is left out). At ``img_size`` nothing changes.
+    ``build_classifier`` takes the argument too, so that it can be handed what the encoder was built with, but its
+    network keeps to ``img_size``.
+
     Attributes:
         patch_size: sides of a patch in voxels.
+        grid: patches along each axis of an image of ``img_size``; only their number where the arguments do not tell.
+        interpolate_positions: see above.
     """
 
     head_prefixes = ("classification_head.",)
@@ -70,6 +79,12 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
             )
         super().__init__(net, architecture, network_args)
         self.patch_size = tuple(net.patch_embedding.patch_embeddings.kernel_size)
+        self._steps = list(self.patch_size)  # TorchScript can't run over a tuple
+        known = patch_grid(self.network_args, self.spatial_dims)
+        self.grid = list(known or net.patch_embedding.position_embeddings.shape[1:2])
+        self.interpolate_positions = bool(self.network_args.get("interpolate_positions", False))
+        if self.interpolate_positions and known is None:
+            raise ValueError("interpolate_positions needs the network's img_size and patch_size in network_args too")
 
     @staticmethod
     def count_features(net: nn.Module) -> int:
@@ -89,29 +104,36 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
     ) -> nn.Module:
         """Build MONAI's ViT without class token, or :class:`MeanTokenViT`."""
         common = {"in_channels": in_channels, "spatial_dims": spatial_dims, **network_args}
+        common.pop("interpolate_positions", None)  # the encoder's, not MONAI's
         net = nets.ViT(**common) if num_classes is None else MeanTokenViT(num_classes, **common)
         drop_unused_norms(net)
         return net
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the pooled features (B, F) of images (B, C, *spatial)."""
-        return self.encode_tokens(self.patch_tokens(x) + self.positions()).mean(1)
+        return self.encode_tokens(self.patch_tokens(x) + self.positions(x.shape[2:])).mean(1)
 
     def patch_tokens(self, x: torch.Tensor) -> torch.Tensor:
         """Return one token (B, tokens, F) for each patch of images (B, C, *spatial), without its position.
 
         Raises:
-            ValueError: the images are of another size than the ViT was built for.
+            ValueError: the images are of another size than the ViT was built for, and it does not interpolate.
         """
         x = self.net.patch_embedding.patch_embeddings(x).flatten(2).transpose(1, 2)  # (B, F, *grid) -> (B, tokens, F)
-        positions = self.positions().shape[1]
-        if x.shape[1] != positions:
-            raise ValueError(f"the images make {x.shape[1]} patches, but this ViT was built (img_size) for {positions}")
+        built_for = self.net.patch_embedding.position_embeddings.shape[1]
+        if x.shape[1] != built_for and not self.interpolate_positions:
+            raise ValueError(
+                f"the images make {x.shape[1]} patches, but this ViT was built (img_size) for {built_for}; "
+                "interpolate_positions=True lets it take other sizes"
+            )
         return x
 
-    def positions(self) -> torch.Tensor:
-        """Return the position embeddings (1, tokens, F)."""
-        return self.net.patch_embedding.position_embeddings
+    def positions(self, size: list[int] | None = None) -> torch.Tensor:
+        """Return the position embeddings (1, tokens, F) for images of ``size`` voxels; None: of ``img_size``."""
+        positions = self.net.patch_embedding.position_embeddings
+        if size is None or not self.interpolate_positions:
+            return positions
+        return resize_positions(positions, self.grid, [n // self._steps[axis] for axis, n in enumerate(size)])
 
     def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the normalised last states (B, tokens, F) of tokens with positions, which may be some of an image."""
@@ -120,10 +142,22 @@ class ViTImageEncoder(ImageEncoder, wraps=nets.ViT, names=("vit",)):
             x = block(x)
         return self._patches(self.net.norm(x))
 
+    def encode_hidden(self, x: torch.Tensor, hidden: torch.Tensor, mask_token: torch.Tensor) -> torch.Tensor:
+        """Return the normalised last states (B, tokens, F) of images some of whose patches are hidden.
+
+        Args:
+            x: (B, C, *spatial).
+            hidden: (B, tokens) bool, True where a patch's token is replaced before its position is added.
+            mask_token: (F,), what replaces it.
+        """
+        tokens = self.patch_tokens(x)
+        tokens = torch.where(hidden[..., None], mask_token.to(tokens.dtype), tokens)
+        return self.encode_tokens(tokens + self.positions(x.shape[2:]))
+
     def feature_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return four maps (B, F, *grid), where grid is the image size divided by the patch size."""
         grid = [size // step for size, step in zip(x.shape[2:], self.patch_size, strict=True)]
-        states = [self._start(self.patch_tokens(x) + self.positions())]  # states[i]: the tokens after i blocks
+        states = [self._start(self.patch_tokens(x) + self.positions(x.shape[2:]))]  # states[i]: after i blocks
         for block in self.net.blocks:
             states.append(block(states[-1]))
         depth = len(self.net.blocks)

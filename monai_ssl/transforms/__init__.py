@@ -18,6 +18,7 @@ from monai_ssl.transforms.block_mask import (
     draw_block_mask,
     expand_blocks,
 )
+from monai_ssl.transforms.blockwise_mask import draw_blockwise_mask, masked_counts
 from monai_ssl.transforms.blur import RandomGaussianBlur
 from monai_ssl.transforms.box_mask import boxes_to_mask
 from monai_ssl.transforms.center_resample import CenterResample, RandomCenterResample
@@ -34,6 +35,7 @@ from monai_ssl.transforms.intensity import RandomBrightnessContrast, RandomGamma
 from monai_ssl.transforms.intensity_map import RandomIntensityMap
 from monai_ssl.transforms.local_shuffle import RandomLocalShuffle
 from monai_ssl.transforms.low_resolution import RandomLowResolution
+from monai_ssl.transforms.multi_crop import multi_crop_views
 from monai_ssl.transforms.noise import RandomGaussianNoise
 from monai_ssl.transforms.painting import RandomPainting
 from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
@@ -89,14 +91,17 @@ __all__ = [
     "count_masked",
     "cut_boxes",
     "draw_block_mask",
+    "draw_blockwise_mask",
     "draw_box_centers",
     "draw_overlapping_cells",
     "evaluation_view",
     "expand_blocks",
     "grid_box_centers",
+    "masked_counts",
     "masked_views",
     "moco_v2_views",
     "modality_views",
+    "multi_crop_views",
     "nearest_cells",
     "radiograph_views",
     "same_place",

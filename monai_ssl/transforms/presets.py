@@ -87,6 +87,7 @@ def radiograph_views(
     standardize: IntensityStandardize | None = None,
     num_views: int = 2,
     band_energy_prob: float = 0.0,
+    max_scale: float = 1.0,
 ) -> MultiView:
     """Views that change a radiograph as poses and exposures do: larger crops than for photographs, gamma, no colour.
 
@@ -97,7 +98,7 @@ def radiograph_views(
     Args:
         size: side(s) of the views in pixels.
         spatial_dims: 2 or 3.
-        min_scale: least share of the image's area in a view; the greatest is 1.
+        min_scale: least share of the image's area in a view.
         jitter: half width of the brightness and contrast factors about 1.
         jitter_prob: probability of both.
         gamma: least and greatest exponent.
@@ -112,10 +113,10 @@ def radiograph_views(
         num_views: number of views.
         band_energy_prob: probability of other energies of the frequency bands, as other makers' processing gives, see
             :class:`RandomBandEnergy`.
+        max_scale: greatest share of the image's area in a view.
     """
-    parts = [
-        RandomResample(_sides(size, spatial_dims), (min_scale, 1.0), rotation_deg=rotation_deg, flip_prob=flip_prob)
-    ]
+    scale = (min_scale, max_scale)
+    parts = [RandomResample(_sides(size, spatial_dims), scale, rotation_deg=rotation_deg, flip_prob=flip_prob)]
     if band_energy_prob:
         parts.append(RandomBandEnergy(prob=band_energy_prob))
     if jitter and jitter_prob:

@@ -51,6 +51,7 @@ def volume_views(
     cutout_holes: int = 0,
     standardize: IntensityStandardize | None = None,
     band_energy_prob: float = 0.0,
+    max_scale: float = 1.0,
 ) -> MultiView:
     """Views of a volume for contrastive methods: another part, pose, exposure and scanner, the same patient.
 
@@ -63,7 +64,7 @@ def volume_views(
         modality: "CT", "MR", or None for any or a mixture: then neither window nor bias field.
         spatial_dims: 2 (slices) or 3.
         num_views: number of views.
-        min_scale: least share of the volume (or of the part that was read) in a view; the greatest is 1.
+        min_scale: least share of the volume (or of the part that was read) in a view.
         rotation_deg: greatest angle either way; beyond the volume its edge is continued.
         in_plane: turn and deform within slices only. False is for voxels of about equal sides.
         flip_prob: of a left-right mirror, or one for each axis; 0 keeps the side of the liver.
@@ -85,6 +86,7 @@ def volume_views(
         standardize: replaces the common standardisation.
         band_energy_prob: probability of other energies of the frequency bands, as other reconstruction kernels give,
             see :class:`RandomBandEnergy`.
+        max_scale: greatest share of the volume in a view.
 
     Raises:
         ValueError: the modality is another, or ``limits_hu`` is given for one that is not CT.
@@ -95,7 +97,7 @@ def volume_views(
     parts: list[BatchTransform] = [
         RandomResample(
             _sides(size, spatial_dims),
-            (min_scale, 1.0),
+            (min_scale, max_scale),
             rotation_deg=rotation_deg,
             flip_prob=flip_prob,
             in_plane=in_plane,

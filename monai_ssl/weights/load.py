@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from monai_ssl.networks import ImageEncoder, build_encoder
+from monai_ssl.networks import ImageEncoder, build_encoder, patch_grid
 
-from .adapt import patch_grid
 from .files import WeightsFileError, read_header, read_tensors, write_tensors
 from .manifest import SCHEMA, build_manifest, check_manifest, stage_summary
 from .match import EncoderTensors, transfer
@@ -21,6 +20,7 @@ __all__ = ["load_encoder", "open_encoder", "read_manifest", "save_encoder"]
 
 _HEADER_KEY = "monai_ssl"
 _COMPARED_ELSEWHERE = {"img_size", "conv1_t_stride", "shortcut_type", "bias_downsample", "qkv_bias", "out_channels"}
+_COMPARED_ELSEWHERE |= {"interpolate_positions"}  # which changes nothing at the size a ViT was built for
 
 
 def save_encoder(

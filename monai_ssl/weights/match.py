@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_ssl.networks import ImageEncoder
+from monai_ssl.networks import ImageEncoder, patch_grid, resize_positions
 
-from .adapt import CHANNEL_POLICIES, adapt_channels, equal_sided_grid, patch_grid, resize_positions
+from .adapt import CHANNEL_POLICIES, adapt_channels, equal_sided_grid
 from .report import LoadReport, WeightsMismatchError
 
 __all__ = ["EncoderTensors", "transfer"]

@@ -39,7 +39,8 @@ def test_one_command_writes_json_and_markdown(benchmarks, tmp_path, capsys):
     assert "lightly" not in printed.replace("skipped: lightly", "").split("requirements.txt", 1)[1]
 
     facts = json.loads((tmp_path / "benchmarks.json").read_text())
-    benches = {"NT-Xent", "InfoNCE", "two views", "two volume views", "reading", "SimCLR step", *CROPS, *VOLUME_STEPS}
+    views = {"two views", "multi-crop", "two volume views"}
+    benches = {"NT-Xent", "InfoNCE", "reading", "SimCLR step", *views, *CROPS, *VOLUME_STEPS}
     assert {row["bench"] for row in facts["rows"]} == benches
     assert facts["machine"]["versions"]["torch"] and facts["machine"]["cpu"]
     assert len(facts["start"]["load_average"]) == len(facts["end"]["load_average"]) == 3

@@ -103,6 +103,30 @@ def slow_base_orthogonality(base, formula) -> float:
     return float(np.mean(values))
 
 
+def slow_distillation(student, codes, temperature) -> float:
+    """Pair by pair, image by image: a code of each large crop against every crop but itself."""
+    losses = []
+    for a, b, image in np.ndindex(len(codes), len(student), student.shape[1]):
+        if a != b:
+            scores = np.exp(student[b, image] / temperature)
+            losses.append(-np.sum(codes[a, image] * np.log(scores / scores.sum())))
+    return float(np.mean(losses))
+
+
+def slow_patch_distillation(student, codes, image, temperature) -> float:
+    """Mean over the masked patches of each image, then over the images that have some."""
+    losses: dict[int, list[float]] = {}
+    for i, scores, code in zip(image, np.exp(student / temperature), codes, strict=True):
+        losses.setdefault(i, []).append(-np.sum(code * np.log(scores / scores.sum())))
+    return float(np.mean([np.mean(values) for values in losses.values()]))
+
+
+def slow_koleo(features) -> float:
+    units = [row / np.linalg.norm(row) for row in features]
+    distances = [min(np.linalg.norm(a - b) for j, b in enumerate(units) if j != i) for i, a in enumerate(units)]
+    return float(-np.mean(np.log(distances)))
+
+
 def slow_point_contrast(query, key, positive, temperature) -> float:
     """Image by image, point by point; what has no positive does not count."""
     images = []

@@ -16,11 +16,15 @@ from torch.nn.functional import normalize
 from monai_ssl.losses import (
     ConstantZNCELoss,
     InfoNCELoss,
+    KoLeoLoss,
     NTXentLoss,
     RedundancyReductionLoss,
+    SwappedPredictionLoss,
+    TeacherCodes,
     VICRegLoss,
     all_gather,
     base_orthogonality,
+    distillation,
     group_nt_xent,
     is_distributed,
     masked_binary_cross_entropy,
@@ -28,6 +32,7 @@ from monai_ssl.losses import (
     masked_dice,
     negative_cosine,
     overlap_prediction,
+    patch_distillation,
     point_contrast,
 )
 from monai_ssl.methods import MoCoV3, Relatives, relatives
@@ -93,6 +98,26 @@ def placed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return parts[0] + 2 * parts[1]
 
 
+def distilled(a: torch.Tensor, b: torch.Tensor, centering: str) -> torch.Tensor:
+    """Two large crops and a small one, and masked patches; codes of the student itself are as good as any."""
+    codes = TeacherCodes(a.shape[1], centering)(torch.stack([b, a]), 0.3)
+    patches = TeacherCodes(a.shape[1], centering)(a, 0.3)
+    return distillation(torch.stack([a, b, a + b]), codes, 0.2) + patch_distillation(b, patches, None, 0.2)
+
+
+def clustered(a: torch.Tensor, b: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
+    """Swapped prediction of codes that the whole batch decides."""
+    loss, prototypes = SwappedPredictionLoss(0.2, 0.1), normalize(inputs()[2][:, :4], dim=1)
+    scores = normalize(torch.stack([a, b]), dim=2) @ prototypes.T
+    return loss(scores, torch.stack([loss.assign(own, groups, 3) for own in scores]))
+
+
+def clustered_by_source(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Of the first process's sources the second lacks one; one source has no images at all."""
+    first = dist.get_rank() * len(a) if is_distributed() else 0
+    return clustered(a, b, torch.tensor([0, 2, 0, 2, 2, 2])[first : first + len(a)])
+
+
 def pointed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Points of images of which the first process holds one that counts, the second two and one that does not."""
     first = dist.get_rank() * len(a) if is_distributed() else 0
@@ -131,6 +156,11 @@ def cases() -> dict:
         "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),
         "overlap and orthogonality": placed,
+        "distillation, centred codes": lambda a, b: distilled(a, b, "mean"),
+        "distillation, Sinkhorn codes": lambda a, b: distilled(a, b, "sinkhorn"),
+        "koleo": lambda a, b: KoLeoLoss()(a) + KoLeoLoss()(b),
+        "swapped prediction": clustered,
+        "swapped prediction by source": clustered_by_source,
         "point_contrast": pointed,
         "labels known for some": partly_labelled,
         "whole-batch loss on every process": spread,
@@ -164,6 +194,10 @@ def worker(rank: int, world_size: int) -> dict:
     nce = ConstantZNCELoss(100, 0.2)
     nce(a[rows], b[rows], queue)
     results["log_z"] = nce.log_z.item()
+    codes = TeacherCodes(DIM)
+    codes(torch.stack([a[rows], b[rows]]), 0.04)
+    codes.update()
+    results["center"] = codes.center
     results["order"] = all_gather(torch.full((2, 3), float(rank)))[:, 0].tolist()
     try:
         all_gather(torch.zeros(3 + rank, 2))
@@ -198,6 +232,12 @@ def test_partition_function_is_that_of_the_whole_batch(results):
     whole = ConstantZNCELoss(100, 0.2)
     whole(*inputs())
     assert results[0]["log_z"] == results[1]["log_z"] == pytest.approx(whole.log_z.item(), rel=1e-6)
+
+
+def test_the_centre_is_that_of_the_whole_batch(results):
+    a, b, _ = inputs()
+    for result in results:
+        torch.testing.assert_close(result["center"], 0.1 * torch.cat([a, b]).mean(0).float())
 
 
 def test_rows_come_in_the_order_of_the_ranks(results):

@@ -66,7 +66,6 @@ def test_label_maps_go_through_the_same_draw():
                 assert seen[i][moved[i] == 3].mean() > seen[i][moved[i] == 0].mean() + 0.3
 
 
-@pytest.mark.skipif(not hasattr(MultiView, "positions"), reason="views do not tell positions")
 def test_positions_go_back_to_their_images():
     policies = {0: T.radiograph_views(16), 1: T.volume_views(16, "MR", 2)}
     views, x = SourceViews(policies), torch.rand(4, 1, 30, 24)
