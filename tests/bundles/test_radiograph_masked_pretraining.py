@@ -93,7 +93,7 @@ def test_a_classifier_starts_from_the_weights(folder, prepared, tmp_path, fragme
         "output_dir": str(tmp_path / "classifier"),
         "encoder_weights": str(tmp_path / "encoder.safetensors"),
         "stored_side": 64,
-        "label_column": "effusion",
+        "label_column": "pneumothorax",
         "max_epochs": 1,
         "steps_per_epoch": 1,
         "batch_size": 4,
