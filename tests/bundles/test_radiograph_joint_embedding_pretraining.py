@@ -81,7 +81,7 @@ def prepared(tmp_path_factory) -> Path:
 
 
 def started(folder: Path, prepared: Path, output: Path, *fragments: str, **overrides: Any) -> ConfigWorkflow:
-    places = {"dataset_dir": str(folder), "output_dir": str(output), "store::cache_dir": str(prepared)}
+    places = {"dataset_dir": str(folder), "output_dir": str(output), "cache_dir": str(prepared)}
     run = ConfigWorkflow(
         config_file=[str(BUNDLE / "configs" / file) for file in ("train.yaml", *fragments)],
         logging_file=False,
