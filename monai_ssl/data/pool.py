@@ -18,7 +18,10 @@ __all__ = ["pool_fingerprint", "pretraining_rows"]
 
 
 def pretraining_rows(
-    store: ImageStore, held_out: Sequence[str] = ("val", "test"), where: str | None = None
+    store: ImageStore,
+    held_out: Sequence[str] = ("val", "test"),
+    where: str | None = None,
+    among: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Choose the images to pretrain on, and prove that they share no patient and no image with the held-out splits.
 
@@ -26,6 +29,7 @@ def pretraining_rows(
         store: its table has a column ``split``.
         held_out: splits that must not be seen, also where ``where`` leaves their images out.
         where: row filter, see :func:`monai_ssl.data.select_rows`.
+        among: rows to choose from, for instance those with a label for a supervised stage. None: all.
 
     Returns:
         Row numbers of ``store.table``, ascending; labels play no part.
@@ -37,6 +41,8 @@ def pretraining_rows(
     out = np.isin(np.array(store.table["split"].to_pylist(), dtype=object), list(held_out))
     numbered = store.table.append_column("row_number", pa.array(np.arange(len(store))))
     chosen = select_rows(numbered, where)["row_number"].to_numpy()
+    if among is not None:
+        chosen = np.intersect1d(chosen, among)
     rows = np.sort(chosen[~out[chosen]])
     if not len(rows):
         raise ValueError(

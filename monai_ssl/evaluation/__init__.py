@@ -57,6 +57,7 @@ from .segmentation_validation import MeanDiceScore, SegmentationEvaluator, Whole
 from .segmentation_writer import SegmentationWriter
 from .source_grid import restore_class_numbers, write_label_map
 from .starting_point import StartingPoint
+from .supervised_stage import supervised_task
 from .validation import ClassifierEvaluator, PreparedView, RocAreaScore
 
 __all__ = [
@@ -140,5 +141,6 @@ __all__ = [
     "segmentation_report",
     "set_classification_layer",
     "sliding_window",
+    "supervised_task",
     "write_label_map",
 ]

@@ -101,15 +101,24 @@ class LabelledStoreDataset(StoreDataset):
             labelled subset show their label (-1 elsewhere), so that hybrid pretraining with 10 % of the labels sees the
             labels that fine-tuning with 10 % sees.
         cache: see :class:`monai_ssl.data.StoreDataset`.
+        label_columns: further columns to give with each item, for every image; see there. ``["group_id"]`` names the
+            patient.
 
     Raises:
         ValueError: there is no such split.
     """
 
-    def __init__(self, store: ImageStore, labels: ClassificationLabels, split: str, cache: str = "none") -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        labels: ClassificationLabels,
+        split: str,
+        cache: str = "none",
+        label_columns: Sequence[str] | None = None,
+    ) -> None:
         if split not in labels.rows:
             raise ValueError(f"there is no split {split!r}; there are {', '.join(labels.rows)}")
-        super().__init__(store, labels.rows[split], cache=cache)
+        super().__init__(store, labels.rows[split], label_columns, cache=cache)
         self.targets = labels.targets
         if split == "pool":
             self.targets = np.full_like(labels.targets, -1)

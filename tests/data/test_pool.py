@@ -20,6 +20,7 @@ def test_pool_is_everything_but_the_held_out_splits(tmp_path):
     assert pretraining_rows(store).tolist() == [0, 2, 4]
     assert pretraining_rows(store, held_out=("test",)).tolist() == [0, 1, 2, 4]
     assert pretraining_rows(store, where="source=x").tolist() == [0, 2]
+    assert pretraining_rows(store, among=[4, 3, 2]).tolist() == [2, 4]
 
 
 def test_a_patient_on_both_sides_is_refused(tmp_path):
