@@ -157,7 +157,7 @@ def worker(rank: int, world_size: int) -> dict:
 
 @pytest.fixture(scope="module")
 def results() -> list[dict]:
-    return run_processes(worker)
+    return run_processes(worker, timeout=300)  # many small trainings: a busy machine needs its time
 
 
 def test_gradients_and_weights_equal_the_whole_batch(results):
