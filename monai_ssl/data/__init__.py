@@ -50,11 +50,11 @@ from monai_ssl.data.volume_store import open_volume_store
 from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
 
 __all__ = [
-    "CTIntensity",
     "CT_WINDOWS",
-    "DuplicateReport",
     "EXAMPLE_FINDINGS",
     "EXAMPLE_ORGANS",
+    "CTIntensity",
+    "DuplicateReport",
     "EpochSampler",
     "FoundVolumes",
     "ImageSource",

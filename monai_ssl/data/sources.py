@@ -79,6 +79,7 @@ class ImageSource:
         modality: term of DICOM's Modality, None if it is not said.
         store: its images.
         where: which of them to train on, see :func:`select_rows`; None: all.
+        dataset_dir: its folder, as it was given; None: embedded examples.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ImageSource:
     modality: str | None
     store: ImageStore
     where: str | None = None
+    dataset_dir: str | Path | None = None
 
 
 def open_mixture(
@@ -164,9 +166,8 @@ def probed_source(sources: Mapping[str, ImageSource], name: str | None = None) -
         return next((s for s in sources.values() if s.kind == "images"), next(iter(sources.values())))
     if name not in sources:
         near = nearest_name(name, sources)
-        raise ValueError(
-            f"there is no source {name!r}; " + (f"did you mean {near!r}?" if near else f"there are {', '.join(sources)}")
-        )
+        hint = f"did you mean {near!r}?" if near else f"there are {', '.join(sources)}"
+        raise ValueError(f"there is no source {name!r}; {hint}")
     return sources[name]
 
 
@@ -433,4 +434,4 @@ def _opened(name: str, source: Mapping[str, Any], folder: Path, cache_dir: Path,
             known["policy"] = modality.lower() if modality in ("CT", "MR") else "auto"
         only = {"modality": modality, "only_modality": modality is not None}
         store = open_volume_store(folder, cache_dir, **known, **only, **common)
-    return ImageSource(name, kind, modality, store, source.get("where"))
+    return ImageSource(name, kind, modality, store, source.get("where"), source.get("dataset_dir"))

@@ -8,12 +8,12 @@ fine-tuning with a tenth of the labels see the same tenth.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from monai_ssl.data.sources import ImageSource
+from monai_ssl.data.sources import ImageSource, probed_source
 from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.segmentation_labels import Classes, SegmentationLabels, segmentation_labels
 from monai_ssl.methods import ClassTask, FindingsTask
@@ -66,6 +66,7 @@ def mixture_label_maps(
     sources: Mapping[str, ImageSource],
     classes: Classes | None = None,
     *,
+    names: Sequence[str] | None = None,
     label_fraction: float = 1.0,
     seed: int = 0,
 ) -> MixtureLabelMaps:
@@ -75,6 +76,7 @@ def mixture_label_maps(
         sources: of :func:`monai_ssl.data.open_mixture`.
         classes: see :func:`segmentation_labels`: the same in all sources. None: every value that occurs; then one
             source only may have label maps.
+        names: of the sources to take, where the label maps of others mean something else; None: all.
         label_fraction: of each source: share of its labelled training volumes, or their number.
         seed: of the choice.
 
@@ -83,7 +85,8 @@ def mixture_label_maps(
             :func:`segmentation_labels`; the message names the source.
     """
     labelled = {}
-    for name, source in sources.items():
+    for name in sources if names is None else names:
+        source = probed_source(sources, name)
         if source.kind == "volumes" and any(source.store.has_label_map(row) for row in range(len(source.store))):
             labelled[name] = source
         else:

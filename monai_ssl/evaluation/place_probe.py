@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from monai_ssl.data.datasets import PadCollate
 from monai_ssl.data.places import LabelledPlaces
-from monai_ssl.data.sources import ImageSource
+from monai_ssl.data.sources import ImageSource, probed_source
 from monai_ssl.data.store import ImageStore
 from monai_ssl.evaluation.labelled_rows import patients_of, rows_by_split
 from monai_ssl.evaluation.labels import ClassificationLabels
@@ -111,6 +111,7 @@ def mixture_place_probe(
     size: Sequence[int],
     classes: Sequence[str] | Mapping[str, int] | None = None,
     *,
+    names: Sequence[str] | None = None,
     split: str = "val",
     per_class: int = 2,
     seed: int = 0,
@@ -121,7 +122,8 @@ def mixture_place_probe(
         sources: of :func:`monai_ssl.data.open_mixture`; those without label maps in both splits are passed over.
         preprocessing: see :func:`place_probe`, as all others.
         size: likewise.
-        classes: of all sources alike: where the label maps of two of them mean different things, give one source only.
+        classes: of all chosen sources alike.
+        names: of the sources to take, where the label maps of others mean something else; None: all.
         split: likewise.
         per_class: likewise.
         seed: likewise.
@@ -133,7 +135,8 @@ def mixture_place_probe(
         ValueError: a class is in no label map of a split of a source (the message names it), or a number is out of
             range.
     """
-    volumes = {name: source.store for name, source in sources.items() if source.kind == "volumes"}
+    chosen = [probed_source(sources, name) for name in (sources if names is None else names)]
+    volumes = {source.name: source.store for source in chosen if source.kind == "volumes"}
     if classes is None:
         classes = _all_values(volumes.values())
     probes = []
@@ -145,15 +148,16 @@ def mixture_place_probe(
     probes = [probe for probe in probes if probe is not None]
     if not probes:
         return None
-    starts = np.cumsum([0, *(len(probe.places) for probe in probes)])
+    starts = np.cumsum([0, *(len(probe.places) for probe in probes[:-1])])
+    rows = {
+        name: np.concatenate([probe.labels.rows[name] + start for probe, start in zip(probes, starts, strict=True)])
+        for name in ("train", split)
+    }
     labels = replace(
         probes[0].labels,
         targets=np.concatenate([probe.labels.targets for probe in probes]),
         groups=np.concatenate([probe.labels.groups for probe in probes]),
-        rows={
-            name: np.concatenate([probe.labels.rows[name] + start for probe, start in zip(probes, starts[:-1], strict=True)])
-            for name in ("train", split)
-        },
+        rows=rows,
     )
     return PlaceProbe(ConcatDataset([probe.places for probe in probes]), labels, probes[0].view)
 
