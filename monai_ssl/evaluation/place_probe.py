@@ -142,10 +142,13 @@ def mixture_place_probe(
     probes = []
     for name, store in volumes.items():
         try:
-            probes.append(place_probe(store, preprocessing, size, classes, split=split, per_class=per_class, seed=seed))
+            probe = place_probe(store, preprocessing, size, classes, split=split, per_class=per_class, seed=seed)
         except ValueError as error:
             raise ValueError(f"source {name!r}: {error}") from error
-    probes = [probe for probe in probes if probe is not None]
+        if probe is None:
+            logger.info("source %s: not probed", name)
+        else:
+            probes.append(probe)
     if not probes:
         return None
     starts = np.cumsum([0, *(len(probe.places) for probe in probes[:-1])])
