@@ -144,7 +144,7 @@ def test_one_folder_of_radiographs_needs_no_table(train, chest, tmp_path):
 def test_volumes_alone_are_sliced(train, folder, tmp_path):
     """Without flat images there is no probe, and the summary looks at slices."""
     sources = {"ct": {"kind": "volumes", "dataset_dir": str(folder), "modality": "CT"}}
-    train(sources=sources, label_column=None)
+    train(sources=sources, label_column=None, images_per_epoch=None)
     assert json.loads((tmp_path / "summary.json").read_text())["probe"] is None
 
 

@@ -80,7 +80,7 @@ def test_volumes_show_the_label_maps_of_the_subset(volumes):
 def test_label_maps_of_several_sources_need_names_of_the_values(volumes, toy_store):
     with pytest.raises(ValueError, match="classes"):
         mixture_label_maps(volumes)
-    with pytest.raises(ValueError, match="source 'a'.*lung"):
+    with pytest.raises(ValueError, match=r"source 'a'.*lung"):
         mixture_label_maps(volumes, {"lung": 9})
     with pytest.raises(ValueError, match="has a label map"):
         mixture_label_maps({"chest": ImageSource("chest", "images", None, toy_store)})
