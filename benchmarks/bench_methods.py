@@ -5,7 +5,7 @@ A step is forward, loss, backward and ``after_step`` (teacher, queue, centre); v
 optimiser. The bare passes are the step's own: one step is recorded, and its calls of the encoder are made again on the
 same tensors, those of a teacher forward only, the student's with a backward pass from a random projection of the
 outputs. Heads of thousands of units are a cost of their own, so a second row for each method makes the heads' calls
-again too: what is left is the loss, the teacher's average, the queue. A difference of long times is uncertain, so a note
+again too: what is left is the loss, the teacher's average, the queue. A difference of long times is uncertain, a note
 also has the time of a step whose encoder only hands out what it gave before: everything outside it, measured alone.
 
 Heads are the paper's where they have fewer parameters than the encoder and suit a batch of 64; else they, and what goes
