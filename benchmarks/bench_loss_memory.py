@@ -3,7 +3,7 @@
 
 The inputs are there before; what is measured is all that a call adds, gradients of the inputs included, see
 :mod:`benchmarks.memory`. The matrix is float32 and as large as the definition compares: all views with all views,
-queries with keys of a queue, crops with prototypes. Losses that compare no pairs are set against the batch's (B, B).
+queries with keys of a queue, crops with prototypes, points with points. Losses that compare no pairs are set against the batch's (B, B).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from monai_ssl.losses import (
     vicreg,
 )
 
-DIM, QUEUE, OUTPUTS, POINTS = 128, 16_384, 4096, 49
+DIM, QUEUE, OUTPUTS, IMAGES = 128, 16_384, 4096, 4
 GOAL = 1 / 3  # at most three matrices
 MATRIX = "one similarity matrix"
 _PAGE = 4096 / 2**20  # MiB: what the kernel counts in, and what a call that adds less is taken for
@@ -77,7 +77,7 @@ def _distilled(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _points(query: Tensor, key: Tensor) -> Tensor:
-    return point_contrast(query, key, torch.eye(POINTS, dtype=torch.bool).expand(len(query), -1, -1))
+    return point_contrast(query, key, torch.eye(query.shape[1], dtype=torch.bool).expand(len(query), -1, -1))
 
 
 CASES = {
@@ -101,8 +101,8 @@ CASES = {
     f"codes and distillation, 2 crops, {OUTPUTS:,} outputs": Case(
         lambda size: [(2, size, OUTPUTS)] * 2, _distilled, lambda size: (2, size, OUTPUTS), learning=1
     ),
-    f"point_contrast, {POINTS} points": Case(
-        lambda size: [(size, POINTS, DIM)] * 2, _points, lambda size: (size, POINTS, POINTS)
+    f"point_contrast, B points of each of {IMAGES} images": Case(
+        lambda size: [(IMAGES, size, DIM)] * 2, _points, lambda size: (IMAGES, size, size)
     ),
 }
 _TINY = ("nt_xent", "vicreg")  # a process each
