@@ -3,7 +3,8 @@
 
 The inputs are there before; what is measured is all that a call adds, gradients of the inputs included, see
 :mod:`benchmarks.memory`. The matrix is float32 and as large as the definition compares: all views with all views,
-queries with keys of a queue, crops with prototypes, points with points. Losses that compare no pairs are set against the batch's (B, B).
+queries with keys of a queue, crops with prototypes, points with points. Losses that compare no pairs are set against
+(B, B).
 """
 
 from __future__ import annotations

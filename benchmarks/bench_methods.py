@@ -197,7 +197,7 @@ class Step:
         torch.stack([loss for loss in losses if loss is not None]).sum().backward()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
     def _forget_gradients(self) -> None:
         for parameter in self.method.parameters():
