@@ -24,7 +24,7 @@ class TimeBudget:
     """Set the number of epochs so that the training, its schedules with it, ends within some minutes.
 
     The speed is measured in the first iterations, without the very first, which measures precision and starts workers,
-    and again at the end of each epoch. The trainer's ``max_epochs`` becomes the number of whole epochs that fit.
+    and again in each epoch. The trainer's ``max_epochs`` becomes the number of whole epochs that fit.
     Schedules go by the share of the training that is done, so they follow. Should the machine slow down in the last
     epoch, the training ends in its middle when the time is up; handlers of the end (export, checkpoint) act in either
     case. In a distributed run the first process decides.
@@ -48,7 +48,8 @@ class TimeBudget:
         self.limit_s = 60.0 * minutes
         self._before = 0.0  # seconds, in earlier runs
         self._started: float | None = None
-        self._first_iteration, self._after_first = 0, 0.0
+        self._first_iteration = 0
+        self._mark = (0, 0.0)  # iteration and seconds from which the speed is measured
 
     @property
     def seconds(self) -> float:
@@ -80,11 +81,13 @@ class TimeBudget:
     def _look(self, engine: PretrainTrainer) -> None:
         iteration, length = engine.state.iteration, engine.state.epoch_length
         if iteration == self._first_iteration:
-            self._after_first = self.seconds
+            self._mark = iteration, self.seconds
             return
         ends_epoch = iteration % length == 0
         if ends_epoch or iteration == self._first_iteration + _FIRST_LOOK:
-            self._set_epochs(engine, (self.seconds - self._after_first) / (iteration - self._first_iteration))
+            self._set_epochs(engine, (self.seconds - self._mark[1]) / (iteration - self._mark[0]))
+        if ends_epoch:
+            self._mark = iteration, self.seconds
         over = ends_epoch and iteration >= engine.total_iterations
         if not over and self._agreed(engine, self.seconds >= self.limit_s):
             if is_main_process():
