@@ -15,7 +15,9 @@ from pathlib import Path
 
 from benchmarks import (
     bench_loader,
+    bench_loss_memory,
     bench_losses,
+    bench_methods,
     bench_multi_crop,
     bench_patches,
     bench_step,
@@ -28,12 +30,14 @@ from benchmarks import (
 
 BENCHES = {
     "losses": bench_losses.run,
+    "loss_memory": bench_loss_memory.run,
     "views": bench_views.run,
     "multi_crop": bench_multi_crop.run,
     "volume_views": bench_volume_views.run,
     "loader": bench_loader.run,
     "patches": bench_patches.run,
     "step": bench_step.run,
+    "methods": bench_methods.run,
     "volume_step": bench_volume_step.run,
     "volume_loader": bench_volume_loader.run,
 }

@@ -29,10 +29,13 @@ from monai_ssl.data.sources import (
     ImageSource,
     mixture_dataset,
     mixture_fingerprint,
+    mixture_geometry,
     mixture_policy,
     mixture_rows,
     mixture_views,
     open_mixture,
+    probed_images,
+    probed_source,
 )
 from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
 from monai_ssl.data.store import ImageStore
@@ -93,6 +96,7 @@ __all__ = [
     "make_example_volumes",
     "mixture_dataset",
     "mixture_fingerprint",
+    "mixture_geometry",
     "mixture_policy",
     "mixture_rows",
     "mixture_views",
@@ -109,6 +113,8 @@ __all__ = [
     "prepare_store",
     "prepare_volumes",
     "pretraining_rows",
+    "probed_images",
+    "probed_source",
     "read_labels",
     "read_radiograph",
     "read_volume",

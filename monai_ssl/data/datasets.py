@@ -53,13 +53,13 @@ class StoreDataset(Dataset):
             (-1, or NaN), as if nobody had made them. They may lie outside ``rows``. Hybrid pretraining with a share of
             the labels takes the ``rows["train"]`` that :func:`monai_ssl.evaluation.classification_labels` chose for
             that ``label_fraction`` and seed: the very labels that fine-tuning gets. Each item then has ``"labelled"``
-            too, 1 or 0. None: all labels are given.
+            too, 1 or 0. None: all labels are given; empty: none is.
         positives: a number for each item, equal for images that are positives of one another, from
             ``positive_groups``; items have it as ``"positive_id"``.
 
     Attributes:
         classes: for each label column of text its classes; the label is the position.
-        labels: for each label column a tensor with one entry an item.
+        labels: for each label column a tensor with one entry (or one row) an item.
 
     Raises:
         ValueError: if rows, columns or classes are wrong, or the cache does not fit into memory.
@@ -80,7 +80,8 @@ class StoreDataset(Dataset):
         self.rows = row_numbers(rows, len(store))
         self.shows_labels: np.ndarray | None = None
         if labelled_rows is not None:
-            self.shows_labels = np.isin(self.rows, row_numbers(labelled_rows, len(store), "labelled_rows"))
+            known = row_numbers(labelled_rows, len(store), "labelled_rows") if np.any(np.shape(labelled_rows)) else []
+            self.shows_labels = np.isin(self.rows, known)
         self.classes: dict[str, list[str]] = {}
         self.labels: dict[str, torch.Tensor] = {}
         columns = [label_columns] if isinstance(label_columns, str) else label_columns or []
@@ -112,8 +113,10 @@ class StoreDataset(Dataset):
             items.append({"image": torch.from_numpy(image)[None], "index": row, **self._labels_of(i)})
         return PaddedItems(items, {"image": canvas}, torch.from_numpy(shapes))
 
-    def _labels_of(self, i: int) -> dict[str, int | float]:
-        return {name: values[i].item() for name, values in self.labels.items()}
+    def _labels_of(self, i: int) -> dict[str, int | float | torch.Tensor]:
+        return {
+            name: values[i].item() if values.ndim == 1 else values[i].clone() for name, values in self.labels.items()
+        }
 
     def _hide_labels(self, hidden: torch.Tensor) -> None:
         for values in self.labels.values():

@@ -37,7 +37,8 @@ class SourceMixture(Dataset):
 
     Args:
         datasets: from the source's name to its dataset; their order numbers the sources.
-        missing: entries for items whose source has none, such as ``{"label": -1}`` for images without a label.
+        missing: entries for items whose source has none, such as ``{"label": -1}`` for images without a label; numbers,
+            or tensors where the others have such.
 
     Attributes:
         names: of the sources, in the order of their numbers.
@@ -48,7 +49,7 @@ class SourceMixture(Dataset):
         ValueError: there is no dataset, one is empty, or some give 2D and others 3D images.
     """
 
-    def __init__(self, datasets: Mapping[str, Dataset], *, missing: Mapping[str, int | float] | None = None):
+    def __init__(self, datasets: Mapping[str, Dataset], *, missing: Mapping[str, Any] | None = None):
         if not datasets:
             raise ValueError("a mixture needs the dataset of at least one source")
         self.names = list(datasets)

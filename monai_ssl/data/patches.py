@@ -42,6 +42,7 @@ class VolumePatchDataset(StoreDataset):
             their stored type, in memory that all workers share, and cut patches from it.
         labelled_rows: see ``StoreDataset``; label maps of other rows are hidden too.
         positives: see ``StoreDataset``.
+        lookup: (256,) uint8, the class that each value of a stored label map is given as; None: as they are.
 
     Raises:
         ValueError: if the store holds no volumes, rows lack a label map, an argument is out of range, or the cache
@@ -68,6 +69,7 @@ class VolumePatchDataset(StoreDataset):
         cache: str = "none",
         positives: Sequence[int] | np.ndarray | None = None,
         labelled_rows: Sequence[int] | np.ndarray | None = None,
+        lookup: np.ndarray | None = None,
     ):
         if not store.has_volumes:
             raise ValueError(f"{store.folder} is no store of volumes; prepare_volumes makes one")
@@ -75,6 +77,7 @@ class VolumePatchDataset(StoreDataset):
             raise ValueError(f"seed is {seed} (0 or more), foreground_prob {foreground_prob} (0 to 1)")
         super().__init__(store, rows, label_columns, cache, positives, labelled_rows)
         self.read_size = _three(read_size)
+        self.lookup = lookup
         self.seed = seed
         self.label_maps = label_maps
         self.foreground_prob = foreground_prob
@@ -134,7 +137,7 @@ class VolumePatchDataset(StoreDataset):
 
     def _numbers(self, values: np.ndarray) -> np.ndarray:
         """Return what values of a stored label map are given as."""
-        return values
+        return values if self.lookup is None else self.lookup[values]
 
     def _centre(self, i: int, random: np.random.Generator) -> np.ndarray | None:
         """A voxel of a label or of the body; None if no voxel has a label."""

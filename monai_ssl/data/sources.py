@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import Dataset
 
 from monai_ssl.data.curation import held_cache
 from monai_ssl.data.datasets import StoreDataset
@@ -47,10 +49,13 @@ __all__ = [
     "ImageSource",
     "mixture_dataset",
     "mixture_fingerprint",
+    "mixture_geometry",
     "mixture_policy",
     "mixture_rows",
     "mixture_views",
     "open_mixture",
+    "probed_images",
+    "probed_source",
 ]
 
 logger = logging.getLogger(__name__)
@@ -74,6 +79,7 @@ class ImageSource:
         modality: term of DICOM's Modality, None if it is not said.
         store: its images.
         where: which of them to train on, see :func:`select_rows`; None: all.
+        dataset_dir: its folder, as it was given; None: embedded examples.
     """
 
     name: str
@@ -81,6 +87,7 @@ class ImageSource:
     modality: str | None
     store: ImageStore
     where: str | None = None
+    dataset_dir: str | Path | None = None
 
 
 def open_mixture(
@@ -145,6 +152,32 @@ def open_mixture(
     return opened
 
 
+def probed_source(sources: Mapping[str, ImageSource], name: str | None = None) -> ImageSource:
+    """Choose the source by whose images an encoder of several sources is watched and judged.
+
+    Args:
+        sources: of :func:`open_mixture`.
+        name: of the source; None: the first of flat images, or the first of all.
+
+    Raises:
+        ValueError: there is no such source; the nearest name is given.
+    """
+    if name is None:
+        return next((s for s in sources.values() if s.kind == "images"), next(iter(sources.values())))
+    if name not in sources:
+        near = nearest_name(name, sources)
+        hint = f"did you mean {near!r}?" if near else f"there are {', '.join(sources)}"
+        raise ValueError(f"there is no source {name!r}; {hint}")
+    return sources[name]
+
+
+def probed_images(source: ImageSource, spatial_dims: int = 2, axis: int = 0) -> Dataset:
+    """What is looked at of each row of a source's store: the image, or of a volume (2D) one slice."""
+    if source.kind == "volumes" and spatial_dims == 2:
+        return VolumeSliceDataset(source.store, axis=axis)
+    return StoreDataset(source.store)
+
+
 def mixture_rows(
     sources: Mapping[str, ImageSource], held_out: Sequence[str] = ("val", "test")
 ) -> dict[str, np.ndarray]:
@@ -199,6 +232,9 @@ def mixture_dataset(
     valid_above: float | None = None,
     label_columns: Sequence[str] = ("group_id",),
     missing: Mapping[str, int | float] | None = None,
+    targets: Mapping[str, np.ndarray] | None = None,
+    label_map_rows: Mapping[str, Sequence[int] | np.ndarray] | None = None,
+    label_lookup: np.ndarray | None = None,
     seed: int = 0,
     cache: str = "none",
 ) -> SourceMixture:
@@ -215,12 +251,18 @@ def mixture_dataset(
         valid_above: give ``"valid"`` of volumes, see :class:`VolumePatchDataset`.
         label_columns: columns to give with each item, of each source those it has.
         missing: what stands for a label that a source does not have, see :class:`SourceMixture`.
+        targets: for hybrid pretraining, of some sources: the class (M,) or the findings (M, K) of each row of the
+            source's store, -1 where not known. Every item then has ``"label"``, which is -1 in the other sources.
+        label_map_rows: likewise, of volumes (3D): of some sources the rows whose label maps are shown. Every item then
+            has ``"label_map"`` and ``"labelled"``, see :class:`VolumePatchDataset`.
+        label_lookup: see ``lookup`` there.
         seed: of the slices and patches.
         cache: ``"none"`` or ``"memory"``, see :class:`StoreDataset`.
 
     Raises:
         ValueError: no source has a column, or an argument is wrong; see also the datasets.
     """
+    _check_labels(sources, targets or {}, label_map_rows or {}, spatial_dims)
     rows = mixture_rows(sources) if rows is None else rows
     for column in label_columns:
         if not any(column in source.store.table.column_names for source in sources.values()):
@@ -238,8 +280,31 @@ def mixture_dataset(
                 datasets[name] = VolumeSliceDataset(source.store, rows[name], **volumes_2d, **common)
             else:
                 volumes_3d = volumes | {"read_size": read_size, "foreground_prob": foreground_prob}
+                if label_map_rows is not None:
+                    shown = label_map_rows.get(name, ())
+                    volumes_3d |= {"label_maps": True, "labelled_rows": shown, "lookup": label_lookup}
                 datasets[name] = VolumePatchDataset(source.store, rows[name], **volumes_3d, **common)
+    for name, known in (targets or {}).items():
+        datasets[name].labels["label"] = torch.from_numpy(np.asarray(known, dtype=np.int64)[datasets[name].rows])
+    if targets:
+        width = {np.shape(known)[1:] for known in targets.values()}.pop()
+        missing = {"label": torch.full(width, -1) if width else -1} | dict(missing or {})
     return SourceMixture(datasets, missing=missing)
+
+
+def _check_labels(
+    sources: Mapping[str, ImageSource], targets: Mapping[str, Any], maps: Mapping[str, Any], spatial_dims: int
+) -> None:
+    unknown = sorted({*targets, *maps} - set(sources))
+    if unknown:
+        raise ValueError(f"labels are given for the sources {unknown}, but the sources are {list(sources)}")
+    if maps and spatial_dims != 3:
+        raise ValueError("label maps are shown of patches of volumes only: spatial_dims=3")
+    if len({np.shape(known)[1:] for known in targets.values()}) > 1:
+        raise ValueError("the targets of all sources must answer one question: as many findings, or classes")
+    for name, known in targets.items():
+        if len(known) != len(sources[name].store):
+            raise ValueError(f"source {name!r}: {len(known)} targets for {len(sources[name].store)} images")
 
 
 def mixture_views(
@@ -285,6 +350,15 @@ def mixture_policy(sources: Mapping[str, ImageSource]) -> IntensityPolicy:
     policies = {name: source.store.policy for name, source in sources.items()}
     first = next(iter(policies.values()))
     return first if all(policy == first for policy in policies.values()) else SourceIntensity(policies=policies)
+
+
+def mixture_geometry(sources: Mapping[str, ImageSource]) -> dict[str, Any]:
+    """``spacing_mm`` and ``orientation`` that all sources were prepared at; None where they differ, or have none."""
+    first, *others = (source.store.recipe for source in sources.values())
+    return {
+        key: first.get(key) if all(other.get(key) == first.get(key) for other in others) else None
+        for key in ("spacing_mm", "orientation")
+    }
 
 
 def mixture_fingerprint(sources: Mapping[str, ImageSource], rows: Mapping[str, Sequence[int]]) -> str:
@@ -360,4 +434,4 @@ def _opened(name: str, source: Mapping[str, Any], folder: Path, cache_dir: Path,
             known["policy"] = modality.lower() if modality in ("CT", "MR") else "auto"
         only = {"modality": modality, "only_modality": modality is not None}
         store = open_volume_store(folder, cache_dir, **known, **only, **common)
-    return ImageSource(name, kind, modality, store, source.get("where"))
+    return ImageSource(name, kind, modality, store, source.get("where"), source.get("dataset_dir"))

@@ -24,11 +24,12 @@ from .fine_tuning import (
     set_classification_layer,
 )
 from .head_start import fit_head
+from .hybrid_labels import MixtureLabelMaps, classification_task, mixture_label_maps
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
 from .model_card import ModelCard, find_model, load_model, read_model_card, save_model
 from .model_handlers import BestModel
 from .online_probe import online_probe, probe_labels
-from .place_probe import PlaceProbe, online_place_probe, place_probe
+from .place_probe import PlaceProbe, mixture_place_probe, online_place_probe, place_probe
 from .preprocessing import Preprocessing
 from .pretraining_summary import pretraining_summary
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
@@ -76,6 +77,7 @@ __all__ = [
     "LabelledVolumes",
     "LinearProbe",
     "MeanDiceScore",
+    "MixtureLabelMaps",
     "ModelCard",
     "PlaceProbe",
     "PredictionWriter",
@@ -100,6 +102,7 @@ __all__ = [
     "class_weights",
     "classification_labels",
     "classification_layer",
+    "classification_task",
     "classifier_report",
     "collect_reports",
     "compare_predictions",
@@ -118,6 +121,8 @@ __all__ = [
     "load_classifier",
     "load_model",
     "load_segmenter",
+    "mixture_label_maps",
+    "mixture_place_probe",
     "online_place_probe",
     "online_probe",
     "open_unlabelled",

@@ -67,6 +67,15 @@ class ClassificationLabels:
         """Return weights for the loss from the labelled subset, or None for power 0."""
         return class_weights(self.targets[self.rows["train"]], len(self.class_names), power) if power else None
 
+    def pool_targets(self) -> np.ndarray:
+        """Return the targets as hybrid pretraining sees them: those of the labelled subset, -1 for all other images.
+
+        So pretraining with 10 % of the labels sees the labels that fine-tuning with 10 % sees.
+        """
+        shown = np.full_like(self.targets, -1)
+        shown[self.rows["train"]] = self.targets[self.rows["train"]]
+        return shown
+
     def strata(self, split: str) -> np.ndarray:
         """Return the classes of a split's images, for balanced sampling.
 
@@ -119,10 +128,7 @@ class LabelledStoreDataset(StoreDataset):
         if split not in labels.rows:
             raise ValueError(f"there is no split {split!r}; there are {', '.join(labels.rows)}")
         super().__init__(store, labels.rows[split], label_columns, cache=cache)
-        self.targets = labels.targets
-        if split == "pool":
-            self.targets = np.full_like(labels.targets, -1)
-            self.targets[labels.rows["train"]] = labels.targets[labels.rows["train"]]
+        self.targets = labels.pool_targets() if split == "pool" else labels.targets
 
     def __getitems__(self, indices: Sequence[int]) -> PaddedItems:
         items = super().__getitems__(indices)

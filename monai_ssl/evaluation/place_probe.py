@@ -8,14 +8,15 @@ a pretraining, and never train it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from monai_ssl.data.datasets import PadCollate
 from monai_ssl.data.places import LabelledPlaces
+from monai_ssl.data.sources import ImageSource, probed_source
 from monai_ssl.data.store import ImageStore
 from monai_ssl.evaluation.labelled_rows import patients_of, rows_by_split
 from monai_ssl.evaluation.labels import ClassificationLabels
@@ -23,7 +24,7 @@ from monai_ssl.evaluation.preprocessing import Preprocessing
 from monai_ssl.handlers import OnlineProbe
 from monai_ssl.transforms import IntensityStandardize
 
-__all__ = ["PlaceProbe", "online_place_probe", "place_probe"]
+__all__ = ["PlaceProbe", "mixture_place_probe", "online_place_probe", "place_probe"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class PlaceProbe:
         view: the standardisation.
     """
 
-    places: LabelledPlaces
+    places: Dataset
     labels: ClassificationLabels
     view: IntensityStandardize
 
@@ -70,15 +71,14 @@ def place_probe(
     Raises:
         ValueError: a class is in no label map of a split, or a number is out of range.
     """
-    mapped = np.array([store.has_label_map(row) for row in range(len(store))])
+    mapped = _mapped(store)
     try:
         rows, _ = rows_by_split(store.table, mapped, ("train", split))
     except ValueError as error:
         logger.info("no probe of organs, training goes on without: %s", error)
         return None
     if classes is None:
-        values = sorted({int(value) for row in np.flatnonzero(mapped) for value in store.label_values(int(row))} - {0})
-        classes = {f"label {value}": value for value in values}
+        classes = _all_values([store])
     elif not isinstance(classes, Mapping):
         classes = {name: value for value, name in enumerate(classes, 1)}
     drawn = [
@@ -103,6 +103,81 @@ def place_probe(
     )
     logger.info("places for the probe of organs\n%s", labels.describe())
     return PlaceProbe(places, labels, preprocessing.standardize())
+
+
+def mixture_place_probe(
+    sources: Mapping[str, ImageSource],
+    preprocessing: Preprocessing,
+    size: Sequence[int],
+    classes: Sequence[str] | Mapping[str, int] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    split: str = "val",
+    per_class: int = 2,
+    seed: int = 0,
+) -> PlaceProbe | None:
+    """Draw the places of several sources and ask one question about all of them.
+
+    Args:
+        sources: of :func:`monai_ssl.data.open_mixture`; those without label maps in both splits are passed over.
+        preprocessing: see :func:`place_probe`, as all others.
+        size: likewise.
+        classes: of all chosen sources alike.
+        names: of the sources to take, where the label maps of others mean something else; None: all.
+        split: likewise.
+        per_class: likewise.
+        seed: likewise.
+
+    Returns:
+        The probe, or None where no source has label maps in both splits.
+
+    Raises:
+        ValueError: a class is in no label map of a split of a source (the message names it), or a number is out of
+            range.
+    """
+    chosen = [probed_source(sources, name) for name in (sources if names is None else names)]
+    volumes = {source.name: source.store for source in chosen if source.kind == "volumes"}
+    if classes is None:
+        classes = _all_values(volumes.values())
+    probes = []
+    for name, store in volumes.items():
+        try:
+            probe = place_probe(store, preprocessing, size, classes, split=split, per_class=per_class, seed=seed)
+        except ValueError as error:
+            raise ValueError(f"source {name!r}: {error}") from error
+        if probe is None:
+            logger.info("source %s: not probed", name)
+        else:
+            probes.append(probe)
+    if not probes:
+        return None
+    starts = np.cumsum([0, *(len(probe.places) for probe in probes[:-1])])
+    rows = {
+        name: np.concatenate([probe.labels.rows[name] + start for probe, start in zip(probes, starts, strict=True)])
+        for name in ("train", split)
+    }
+    labels = replace(
+        probes[0].labels,
+        targets=np.concatenate([probe.labels.targets for probe in probes]),
+        groups=np.concatenate([probe.labels.groups for probe in probes]),
+        rows=rows,
+    )
+    return PlaceProbe(ConcatDataset([probe.places for probe in probes]), labels, probes[0].view)
+
+
+def _mapped(store: ImageStore) -> np.ndarray:
+    return np.array([store.has_label_map(row) for row in range(len(store))])
+
+
+def _all_values(stores: Iterable[ImageStore]) -> dict[str, int]:
+    """A class for every value of the label maps."""
+    found = {
+        int(value)
+        for store in stores
+        for row in np.flatnonzero(_mapped(store))
+        for value in store.label_values(int(row))
+    }
+    return {f"label {value}": value for value in sorted(found - {0})}
 
 
 def online_place_probe(

@@ -49,6 +49,7 @@ def pretraining_summary(
     *,
     labels: ClassificationLabels | None = None,
     places: PlaceProbe | None = None,
+    images: Dataset | None = None,
     split: str = "val",
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -76,6 +77,7 @@ def pretraining_summary(
         output_dir: gets ``summary.json`` and ``summary.md``; a ``loss_curve.png`` in it is named.
         labels: with the splits ``"train"`` and ``split``; None: there are none.
         places: labelled places of volumes, in place of ``labels``; their patches are then all that is looked at.
+        images: what is looked at of each row of the store, such as slices; None: its images, whole.
         split: whose images are scored.
         seed: of the untrained twin and of the draws.
         device: where to compute.
@@ -99,7 +101,8 @@ def pretraining_summary(
         return None
     manifest = read_manifest(weights)
     if places is None:
-        pool, images, view = _drawn(np.asarray(pool_rows), pool_images, seed), StoreDataset(store), preprocessing.view()
+        pool, view = _drawn(np.asarray(pool_rows), pool_images, seed), preprocessing.view()
+        images = StoreDataset(store) if images is None else images
     else:
         labels, images, view = places.labels, places.places, places.view
         pool = labels.rows["train"]

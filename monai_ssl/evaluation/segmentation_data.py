@@ -6,8 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from monai_ssl.data.patches import VolumePatchDataset
 from monai_ssl.data.store import ImageStore
 from monai_ssl.evaluation.segmentation_labels import SegmentationLabels
@@ -47,7 +45,6 @@ class LabelledVolumes(VolumePatchDataset):
     ) -> None:
         if split not in labels.rows:
             raise ValueError(f"there is no split {split!r}; there are {', '.join(labels.rows)}")
-        self.lookup = labels.lookup()
         super().__init__(
             store,
             labels.rows[split],
@@ -57,10 +54,8 @@ class LabelledVolumes(VolumePatchDataset):
             foreground_prob=foreground_prob,
             cache=cache,
             labelled_rows=labels.rows["train"] if split == "pool" else None,
+            lookup=labels.lookup(),
         )
-
-    def _numbers(self, values: np.ndarray) -> np.ndarray:
-        return self.lookup[values]
 
 
 def read_size_for(patch_size: Sequence[int], strength: float = 1.0) -> tuple[int, ...]:

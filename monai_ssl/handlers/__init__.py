@@ -17,6 +17,7 @@ from .progress import ProgressETA
 from .reconstruction_sheet import ReconstructionSheet
 from .tensorboard import PretrainTensorBoard, view_grid
 from .throughput import Throughput
+from .time_budget import TimeBudget
 
 __all__ = [
     "CollapseMonitor",
@@ -28,6 +29,7 @@ __all__ = [
     "ProgressETA",
     "ReconstructionSheet",
     "Throughput",
+    "TimeBudget",
     "TrainingCheckpoint",
     "TrainingCurves",
     "judge_embeddings",

@@ -164,7 +164,7 @@ class TeacherCodes(nn.Module):
             return sinkhorn(flat, temperature, self.iterations).view(outputs.shape)
         if self.training:
             self._waiting.append(flat.mean(0).to(self.center.dtype))
-        return ((outputs - self.center) / temperature).softmax(-1)
+        return (outputs - self.center).div_(temperature).softmax(-1)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -194,16 +194,21 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student: Tensor, codes: Tensor, temperature: float, leave_out_own: bool) -> Tensor:
         codes = codes.to(student.dtype)
-        total = codes.sum(0)  # (N, K)
+        masses = codes.sum(-1)  # (G, N): 1 each
         entropies = []
         gradient = student / temperature
         for view, scores in enumerate(gradient):
-            target = total - codes[view] if leave_out_own and view < len(codes) else total
-            weight = target.sum(1, keepdim=True)  # (N, 1): the number of codes, as each sums to 1
-            log_sum = scores.logsumexp(1, keepdim=True)
-            entropies.append((weight * log_sum).squeeze(1) - torch.linalg.vecdot(target, scores))
+            targets = [code for code in range(len(codes)) if not (leave_out_own and code == view)]
+            weight = masses[targets].sum(0)  # (N,): the number of codes
+            scores.sub_(scores.amax(1, keepdim=True))
+            products = sum(torch.einsum("nk,nk->n", codes[code], scores) for code in targets)
+            total = scores.exp_().sum(1)  # (N,)
+            entropies.append(weight * total.log() - products)
             if ctx.needs_input_grad[0]:
-                scores.sub_(log_sum).exp_().mul_(weight).sub_(target).div_(temperature)
+                scores.mul_((weight / total)[:, None])
+                for code in targets:
+                    scores.sub_(codes[code])
+                scores.div_(temperature)
         ctx.save_for_backward(gradient)
         return torch.stack(entropies)
 

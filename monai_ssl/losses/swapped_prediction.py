@@ -129,36 +129,47 @@ class _SwappedCrossEntropies(torch.autograd.Function):
     """Sum over crops of the cross-entropies (B,) with all codes but the crop's own.
 
     It keeps no matrix for the backward pass but scores and codes themselves, and computes the predictions again there;
-    autograd's own chain would hold some four matrices of the scores' size more.
+    autograd's own chain would hold some four matrices of the scores' size more. Code after code is taken off, so that
+    no sum of codes is needed either.
     """
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, codes: Tensor, temperature: float | Tensor, places: dict[int, int]) -> Tensor:
-        total = codes.sum(dim=0)  # (B, K)
+        masses = codes.sum(dim=2)  # (A, B)
         losses, log_sums = scores.new_zeros(scores.shape[1]), []
         for crop, own in enumerate(scores):
-            target = total - codes[places[crop]] if crop in places else total
             logits = own / temperature
             highest = logits.amax(dim=1, keepdim=True)
             logits.sub_(highest)
-            log_sum = logits.logsumexp(dim=1)
-            losses += target.sum(dim=1) * log_sum - torch.einsum("bk,bk->b", target, logits)
+            others = _others(codes, places, crop)
+            products = [torch.einsum("bk,bk->b", codes[other], logits) for other in others]
+            log_sum = logits.exp_().sum(dim=1).log_()
+            for other, product in zip(others, products, strict=True):
+                losses += masses[other] * log_sum - product
             log_sums.append(log_sum + highest.squeeze(1))
-        ctx.save_for_backward(scores, codes, torch.as_tensor(temperature), *log_sums)
+        ctx.save_for_backward(scores, codes, torch.as_tensor(temperature), masses, *log_sums)
         ctx.places = places
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
-        scores, codes, temperature, *log_sums = ctx.saved_tensors
-        total, result = codes.sum(dim=0), torch.empty_like(scores)
+        scores, codes, temperature, masses, *log_sums = ctx.saved_tensors
+        result = torch.empty_like(scores)
         factor = (grad / temperature)[:, None]
         for crop, (own, log_sum, out) in enumerate(zip(scores, log_sums, result, strict=True)):
-            target = total - codes[ctx.places[crop]] if crop in ctx.places else total
+            others = _others(codes, ctx.places, crop)
             torch.div(own, temperature, out=out).sub_(log_sum[:, None]).exp_()  # the predictions
-            out.mul_(target.sum(dim=1, keepdim=True)).sub_(target).mul_(factor)
+            out.mul_(masses[others].sum(dim=0)[:, None])
+            for other in others:
+                out.sub_(codes[other])
+            out.mul_(factor)
         by_temperature = None
         if ctx.needs_input_grad[2]:
             by_temperature = -torch.einsum("vbk,vbk->", result, scores) / temperature
         return result, None, by_temperature, None
+
+
+def _others(codes: Tensor, places: dict[int, int], crop: int) -> list[int]:
+    """Numbers of the codes that a crop predicts."""
+    return [place for place in range(len(codes)) if place != places.get(crop)]

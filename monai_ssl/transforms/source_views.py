@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from monai_ssl.transforms.base import Params
-from monai_ssl.transforms.presets import radiograph_views
+from monai_ssl.transforms.base import Params, check_range
+from monai_ssl.transforms.presets import _sides, radiograph_views
 from monai_ssl.transforms.ultrasound import ultrasound_views
 from monai_ssl.transforms.views import MultiView
 from monai_ssl.transforms.volume_presets import volume_views
@@ -189,9 +190,12 @@ def modality_views(
     *,
     volumes: bool = False,
     limits_hu: tuple[float, float] | None = None,
+    small_size: int | tuple[int, ...] | None = None,
+    num_small: int = 4,
+    small_scale: tuple[float, float] = (0.05, 0.14),
     **options: Any,
 ) -> MultiView:
-    """The ready policy of views for images of a modality.
+    """The ready policy of views for images of a modality, with small views after the large ones if asked for.
 
     CT and MR get :func:`volume_views` in 2D (slices) and 3D alike, ultrasound (US) gets :func:`ultrasound_views`, all
     others, and unknown ones, :func:`radiograph_views`; of volumes :func:`volume_views` for any modality.
@@ -202,11 +206,16 @@ def modality_views(
         spatial_dims: 2 or 3.
         volumes: whether they are volumes or slices of them.
         limits_hu: of CT: what 0 and 1 stand for; None: no other window is drawn.
+        small_size: side(s) of small views, smaller than ``size`` (multi-crop, see :func:`multi_crop_views`); None:
+            there are none.
+        num_small: number of small views.
+        small_scale: least and greatest share of the image in a small view. That of the large ones are the policy's
+            ``min_scale`` and ``max_scale``.
         options: further arguments of that policy.
 
     Raises:
         TypeError: the policy has no such option.
-        ValueError: an argument is wrong.
+        ValueError: an argument is wrong, or small views are not smaller than the large ones.
 
     Example:
         >>> [type(step).__name__ for step in modality_views("MR", 32).chains[0].transforms][:2]
@@ -214,6 +223,17 @@ def modality_views(
     """
     if modality in ("CT", "MR") or volumes:
         own = modality if modality in ("CT", "MR") else None
-        return volume_views(size, own, spatial_dims, limits_hu=limits_hu if own == "CT" else None, **options)
-    policy = ultrasound_views if modality == "US" else radiograph_views
-    return policy(size, spatial_dims, **options)
+        policy = partial(volume_views, modality=own, limits_hu=limits_hu if own == "CT" else None)
+    else:
+        policy = ultrasound_views if modality == "US" else radiograph_views
+    views = policy(size, spatial_dims=spatial_dims, **options)
+    if small_size is None or num_small == 0:
+        return views
+    large, small = _sides(size, spatial_dims), _sides(small_size, spatial_dims)
+    if any(a > b for a, b in zip(small, large, strict=True)) or small == large:
+        raise ValueError(f"small_size must be smaller than the views' size, got {small_size} and {size}")
+    if num_small < 0:
+        raise ValueError(f"num_small must not be negative, got {num_small}")
+    least, greatest = check_range("small_scale", small_scale, 1e-6, 1.0)
+    of_parts = options | {"min_scale": least, "max_scale": greatest, "num_views": num_small}
+    return MultiView([*views.chains, *policy(small, spatial_dims=spatial_dims, **of_parts).chains])

@@ -113,6 +113,7 @@ def ultrasound_views(
     blur_prob: float = 0.5,
     band_energy_prob: float = 0.0,
     standardize: IntensityStandardize | None = None,
+    max_scale: float = 1.0,
 ) -> MultiView:
     """Views of ultrasound images in [0, 1]: another part, gain and speckle; the probe stays above.
 
@@ -123,7 +124,7 @@ def ultrasound_views(
         size: side(s) of the views in pixels.
         spatial_dims: 2 or 3.
         num_views: number of views.
-        min_scale: least share of the image's area in a view; the greatest is 1.
+        min_scale: least share of the image's area in a view.
         rotation_deg: greatest angle either way, within the plane of the last two axes; beyond the image its edge is
             continued.
         flip_prob: probability of a left-right mirror.
@@ -139,11 +140,11 @@ def ultrasound_views(
         blur_prob: probability of a blur.
         band_energy_prob: probability of other energies of the frequency bands, see :class:`RandomBandEnergy`.
         standardize: replaces the common standardisation.
+        max_scale: greatest share of the image's area in a view.
     """
+    scale = (min_scale, max_scale)
     parts: list[BatchTransform] = [
-        RandomResample(
-            _sides(size, spatial_dims), (min_scale, 1.0), rotation_deg=rotation_deg, flip_prob=flip_prob, in_plane=True
-        )
+        RandomResample(_sides(size, spatial_dims), scale, rotation_deg=rotation_deg, flip_prob=flip_prob, in_plane=True)
     ]
     if depth_gain and depth_gain_prob:
         parts.append(RandomDepthGain(depth_gain, depth_gain_prob))

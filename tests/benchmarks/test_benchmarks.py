@@ -9,14 +9,21 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 VOLUME_STEPS = (
     "masked autoencoding step",
     "masked autoencoding, peak memory",
     "masked autoencoding from a store",
+)
+METHODS = (
+    *("SimCLR", "MoCo v2", "MoCo v3", "BYOL", "SimSiam", "SwAV", "Barlow Twins", "VICReg", "DINO", "PIRL", "rotation"),
+    *("dense", "C2L"),
 )
 CROPS = ("crops, cached", "crops, from the store", "crops, 5 epochs with prepare")
 
@@ -40,7 +47,9 @@ def test_one_command_writes_json_and_markdown(benchmarks, tmp_path, capsys):
 
     facts = json.loads((tmp_path / "benchmarks.json").read_text())
     views = {"two views", "multi-crop", "two volume views"}
-    benches = {"NT-Xent", "InfoNCE", "reading", "SimCLR step", *views, *CROPS, *VOLUME_STEPS}
+    steps = {f"method step, {name}" for name in METHODS}
+    benches = {"NT-Xent", "InfoNCE", "reading", "SimCLR step", "loss, peak memory"}
+    benches |= {*views, *steps, *CROPS, *VOLUME_STEPS}
     assert {row["bench"] for row in facts["rows"]} == benches
     assert facts["machine"]["versions"]["torch"] and facts["machine"]["cpu"]
     assert len(facts["start"]["load_average"]) == len(facts["end"]["load_average"]) == 3
@@ -103,6 +112,81 @@ def test_peak_memory_is_that_of_the_work_alone(benchmarks):
     held = os.urandom(200 * 2**20)  # ru_maxrss of a child would begin at this
     peak = benchmarks("memory").peak_mib("benchmarks.memory", partial(os.urandom, 1), partial(os.urandom, 64 * 2**20))
     assert len(held) and 60 < peak < 90
+
+
+def test_bare_passes_are_those_of_the_step(benchmarks):
+    """MoCo's student and teacher see one view each, DINO's teacher the large ones; only the student learns."""
+    bench = benchmarks("bench_methods")
+    for name, learned, taught in (("MoCo v2", [4], [4]), ("DINO", [8, 24], [8])):
+        step = bench.Step(bench.CASES[name], bench.TINY, "fp32", False)
+        passes = [call for call in step.calls if not call.head]
+        rows = {learns: [len(c.arguments[0]) for c in passes if (c.weight is not None) == learns] for learns in (0, 1)}
+        assert rows == {1: learned, 0: taught}
+        step.encode()
+        student = [parameter for parameter in step.method.encoder.parameters() if parameter.requires_grad]
+        others = {id(p) for p in step.method.parameters()} - {id(p) for p in student}
+        assert all(p.grad is not None for p in student)
+        assert all(p.grad is None for p in step.method.parameters() if id(p) in others)
+        before = {key: value.clone() for key, value in step.method.encoder.state_dict().items()}
+        step.run_without_encoder()
+        assert all(value.equal(before[key]) for key, value in step.method.encoder.state_dict().items()), (
+            "it was not run"
+        )
+        assert "forward" not in vars(step.method.encoder), "and is itself again"
+
+
+@pytest.fixture
+def labelled_folder(tmp_path):
+    """Forty made-up images of twenty patients; those of one class are darker."""
+    folder, generator = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    lines = ["file,patient_id,group_id,split,label"]
+    for number in range(40):
+        patient, bright = number // 2, number // 2 % 2
+        pixels = generator.integers(0, 256, (32, 32)) // (1 if bright else 2)
+        Image.fromarray(pixels.astype(np.uint8)).resize((64, 64)).save(folder / f"{number}.png")
+        split = ("train", "train", "test", "train")[patient // 2 % 4]
+        lines.append(f"{number}.png,p{patient},p{patient},{split},{'bright' if bright else 'dark'}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_equal_time_goes_on_where_it_stopped(benchmarks, labelled_folder, tmp_path, monkeypatch, capsys):
+    equal_time = benchmarks("equal_time")
+    started = []
+
+    def here(command, **_):  # in this process, to be fast
+        started.append(json.loads(command[-1])["cell"])
+        arguments = equal_time.argparse.Namespace(**json.loads(command[-1]))
+        equal_time.run_cell(arguments, arguments.cell, arguments.cell_seed)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(equal_time.subprocess, "run", here)
+    monkeypatch.setattr(equal_time.torch, "set_num_threads", lambda number: None)
+
+    def command(*contestants, minutes="0.02"):
+        options = ["--minutes", minutes, "--threads", "1", "--image_size", "32", "--architecture", "resnet10"]
+        options += ["--dataset_dir", str(labelled_folder), "--output_dir", str(tmp_path / "out"), "--seeds", "1"]
+        options += ["--draws", "2", "--label_fraction", "0.5", "--contestants", *contestants]
+        monkeypatch.setattr(sys, "argv", ["equal_time", *options])
+        return equal_time.main()
+
+    assert command("raw pixels") == 0
+    monkeypatch.setitem(equal_time.TRAINING, "batch_size", 8)
+    assert command("raw pixels", "ours MoCo v2") == 0
+    assert started == ["raw pixels", "ours MoCo v2"]
+    cell = json.loads((tmp_path / "out/cells/ours_moco_v2/seed-0.json").read_text())
+    assert len(cell["probe"]["auc"]) == 2 and cell["training"]["steps"] >= 1 and cell["training"]["seconds"] > 0
+    pixels = json.loads((tmp_path / "out/cells/raw_pixels/seed-0.json").read_text())
+    assert min(pixels["probe"]["auc"]) > 0.9 and pixels["probe"]["subsets"] == cell["probe"]["subsets"]
+    rows = [line for line in (tmp_path / "out/equal_time.md").read_text().splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows if "---" not in row] == [
+        "| contestant",
+        "| ours MoCo v2",
+        "| raw pixels",
+    ]
+    with pytest.raises(SystemExit, match=r"other settings .minutes: 0.02 and 0.03"):
+        command("raw pixels", minutes="0.03")
 
 
 def test_our_views_are_checked_for_depth(benchmarks, monkeypatch):

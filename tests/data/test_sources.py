@@ -30,6 +30,7 @@ from monai_ssl.data import (
     VolumeSliceDataset,
     mixture_dataset,
     mixture_fingerprint,
+    mixture_geometry,
     mixture_policy,
     mixture_rows,
     mixture_views,
@@ -308,3 +309,10 @@ def test_radiographs_ct_mr_and_ultrasound_in_one_run(real_data, tmp_path):
             assert (made[0] - made[1]).abs().amax((1, 2, 3)).min() > 0.05
             seen.update(batch["source"].tolist())
         assert seen == {0, 1, 2, 3}
+
+
+def test_geometry_is_that_of_all_sources_or_none(opened, folders, tmp_path):
+    volumes = {name: opened[name] for name in ("ct", "mr")}
+    assert mixture_geometry(volumes) == {"spacing_mm": None, "orientation": "SPL"}
+    assert mixture_geometry(opened)["orientation"] is None, "flat images have none"
+    assert opened["mr"].dataset_dir == str(folders / "volumes")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from loss_references import slow_distillation, slow_patch_distillation
@@ -116,6 +117,16 @@ def test_it_holds_one_tensor_beside_the_outputs():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
         distillation(student, codes)
     assert sum(saved) < 1.1 * student.numel()
+
+
+def test_memory_stays_near_two_tensors_of_outputs():
+    """The codes and the gradient; the outputs of student and teacher are the caller's."""
+    student, teacher = outputs(2, 512, 512, dtype=torch.float32).requires_grad_(), outputs(2, 512, 512).float()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        distillation(student, TeacherCodes(512)(teacher, 0.04)).backward()
+    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    highest = np.cumsum([e.nbytes() for e in sorted(changes, key=lambda event: event.start_ns())]).max()
+    assert student.nbytes <= highest < 2.2 * student.nbytes
 
 
 def test_codes_are_centred_sharpened_probabilities():

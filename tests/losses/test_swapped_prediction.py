@@ -122,6 +122,17 @@ def test_codes_are_made_within_groups():
     assert loss(scores, codes) != loss(scores)
 
 
+def test_memory_stays_near_two_score_matrices():
+    """The codes and the gradient; the scores themselves are the caller's."""
+    scores = draw(2, 512, 512, dtype=torch.float32).requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        swapped_prediction(scores, codes_of(scores.detach())).backward()
+    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    highest = np.cumsum([e.nbytes() for e in sorted(changes, key=lambda event: event.start_ns())]).max()
+    matrix = 2 * 512**2 * 4
+    assert matrix <= highest < 2.2 * matrix
+
+
 def test_state_and_repr():
     loss = SwappedPredictionLoss(0.2, 0.03, 5)
     assert not loss.state_dict() and loss.distribution == "reduces_statistics"

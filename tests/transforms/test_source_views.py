@@ -123,3 +123,18 @@ def test_each_modality_has_a_policy(modality, options, step, spatial_dims):
     names = [type(part).__name__ for part in views.chains[0].transforms]
     assert step in names and "RandomBandEnergy" in names and len(views) == 3
     assert all(v.shape == (2, 1, *[12] * spatial_dims) for v in views(torch.rand(2, 1, *[16] * spatial_dims), seeded()))
+
+
+@pytest.mark.parametrize(("spatial_dims", "modality"), [(2, "US"), (2, "DX"), (2, "CT"), (3, "MR")])
+def test_small_views_follow_the_large_ones(spatial_dims, modality):
+    options = {"min_scale": 0.5, "small_size": 6, "num_small": 3, "small_scale": (0.1, 0.3)}
+    views = modality_views(modality, 12, spatial_dims, volumes=spatial_dims == 3, **options)
+    found = views(torch.rand(2, 1, *[16] * spatial_dims), seeded())
+    assert [view.shape[-1] for view in found] == [12, 12, 6, 6, 6]
+    scales = [chain.transforms[0].scale for chain in views.chains]
+    assert scales == [(0.5, 1.0)] * 2 + [(0.1, 0.3)] * 3
+    kinds = [[type(step) for step in chain.transforms] for chain in views.chains]
+    assert all(kind == kinds[0] for kind in kinds), "the same changes"
+    assert len(modality_views(modality, 12, spatial_dims, small_size=None)) == 2
+    with pytest.raises(ValueError, match="smaller"):
+        modality_views(modality, 12, spatial_dims, small_size=12)
