@@ -115,7 +115,7 @@ def test_peak_memory_is_that_of_the_work_alone(benchmarks):
 
 
 def test_bare_passes_are_those_of_the_step(benchmarks):
-    """MoCo's student and teacher see one view each, DINO's teacher the large ones; only the student learns."""
+    """MoCo's student and teacher see one view each, DINO's teacher the large views only."""
     bench = benchmarks("bench_methods")
     for name, learned, taught in (("MoCo v2", [4], [4]), ("DINO", [8, 24], [8])):
         step = bench.Step(bench.CASES[name], bench.TINY, "fp32", False)
@@ -161,7 +161,7 @@ def test_equal_time_goes_on_where_it_stopped(benchmarks, labelled_folder, tmp_pa
         equal_time.run_cell(arguments, arguments.cell, arguments.cell_seed)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(equal_time.subprocess, "run", here)
+    monkeypatch.setattr(equal_time, "subprocess", SimpleNamespace(run=here, STDOUT=None))
     monkeypatch.setattr(equal_time.torch, "set_num_threads", lambda number: None)
 
     def command(*contestants, minutes="0.02"):
@@ -185,7 +185,7 @@ def test_equal_time_goes_on_where_it_stopped(benchmarks, labelled_folder, tmp_pa
         "| ours MoCo v2",
         "| raw pixels",
     ]
-    with pytest.raises(SystemExit, match=r"other settings .minutes: 0.02 and 0.03"):
+    with pytest.raises(SystemExit, match=r"other settings \(minutes: 0.02 and 0.03\)"):
         command("raw pixels", minutes="0.03")
 
 
