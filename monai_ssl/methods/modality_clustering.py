@@ -144,7 +144,8 @@ class ModalityClustering(OnlineClustering):
         output, losses = self.swap(views, source)
         member = (source == torch.arange(self.num_sources, device=source.device)[:, None]).to(losses.dtype)  # (S, B)
         count = member.sum(dim=1)
-        mean = member @ losses.detach() / count.clamp(min=1)
+        # No matrix product: autocast would round it to its type.
+        mean = (member * losses.detach()).sum(dim=1) / count.clamp(min=1)
         self._new_losses = torch.where(count > 0, mean, self.last_losses)
         return output | {f"loss_{name}": loss for name, loss in zip(self.source_names, self._new_losses, strict=True)}
 
