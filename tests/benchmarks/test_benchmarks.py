@@ -186,6 +186,9 @@ def test_equal_time_goes_on_where_it_stopped(benchmarks, labelled_folder, tmp_pa
         "| ours MoCo v2",
         "| raw pixels",
     ]
+    with pytest.raises(SystemExit):
+        command("lightly SimCLR")
+    assert "lightly is not here" in capsys.readouterr().err, "said before anything is trained"
     with pytest.raises(SystemExit, match=r"other settings \(minutes: 0.02 and 0.03\)"):
         command("raw pixels", minutes="0.03")
 
