@@ -95,8 +95,6 @@ def train_ours(fragment: str | None, arguments: argparse.Namespace, seed: int) -
 
 def train_lightly(method: str, arguments: argparse.Namespace, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Train by lightly's loop for some minutes; return the encoder and facts."""
-    if lightly() is None:
-        raise SystemExit("lightly is not here: run this in an environment made by benchmarks/requirements.txt")
     encoder = first_encoder(arguments, seed)
     loop = {"simclr": _ReadmeSimCLR, "moco_v2": _ExampleMoCo, "simclr_tuned": _TunedSimCLR}[method](encoder)
     transforms = lightly("lightly.transforms")
@@ -438,6 +436,8 @@ def main() -> int:
     arguments.dataset_dir, arguments.output_dir = (
         str(Path(folder).resolve()) for folder in (arguments.dataset_dir, arguments.output_dir)
     )
+    if any(name.startswith("lightly") for name in arguments.contestants) and lightly() is None:
+        parser.error("lightly is not here: take an environment made by benchmarks/requirements.txt")
     list(read_cells(arguments))  # refuses other settings before anything is trained
     start = time.perf_counter()
     images = write_pool(arguments)

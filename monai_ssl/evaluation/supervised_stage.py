@@ -3,31 +3,26 @@
 
 from __future__ import annotations
 
+from monai_ssl.evaluation.hybrid_labels import classification_task
 from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.segmentation_labels import SegmentationLabels
-from monai_ssl.methods import ClassTask, FindingsTask, SegmentationTask, SupervisedTask
+from monai_ssl.methods import SegmentationTask, SupervisedTask
 
 __all__ = ["supervised_task"]
 
 
-def supervised_task(labels: ClassificationLabels | SegmentationLabels, weight: float = 1.0) -> SupervisedTask:
+def supervised_task(labels: ClassificationLabels | SegmentationLabels) -> SupervisedTask:
     """Build the task that fits the labels, for :class:`monai_ssl.methods.Supervised` or ``Hybrid``.
 
     Args:
         labels: of :func:`classification_labels`; batches come from a :class:`LabelledStoreDataset`. Or of
             :func:`segmentation_labels`; batches come from :class:`LabelledVolumes`.
-        weight: of its loss among the tasks' losses.
 
     Returns:
         A :class:`monai_ssl.methods.ClassTask` for classes that exclude each other, a
         :class:`monai_ssl.methods.FindingsTask` for findings, a :class:`monai_ssl.methods.SegmentationTask` for label
         maps (by the network's own decoder, if it gives a channel for the background and one for each class).
-
-    Raises:
-        ValueError: the weight is not positive.
     """
     if isinstance(labels, SegmentationLabels):
-        return SegmentationTask(len(labels.class_names), weight=weight)
-    if labels.multilabel:
-        return FindingsTask("label", len(labels.class_names), weight=weight)
-    return ClassTask("label", len(labels.class_names), weight=weight)
+        return SegmentationTask(len(labels.class_names))
+    return classification_task(labels)

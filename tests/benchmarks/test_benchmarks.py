@@ -172,7 +172,8 @@ def test_equal_time_goes_on_where_it_stopped(benchmarks, labelled_folder, tmp_pa
         return equal_time.main()
 
     assert command("raw pixels") == 0
-    monkeypatch.setitem(equal_time.TRAINING, "batch_size", 8)
+    for name, value in {"batch_size": 8, "precision": "fp32", "channels_last": False}.items():
+        monkeypatch.setitem(equal_time.TRAINING, name, value)  # without the measurement of precision, to be fast
     assert command("raw pixels", "ours MoCo v2") == 0
     assert started == ["raw pixels", "ours MoCo v2"]
     cell = json.loads((tmp_path / "out/cells/ours_moco_v2/seed-0.json").read_text())
@@ -185,6 +186,9 @@ def test_equal_time_goes_on_where_it_stopped(benchmarks, labelled_folder, tmp_pa
         "| ours MoCo v2",
         "| raw pixels",
     ]
+    with pytest.raises(SystemExit):
+        command("lightly SimCLR")
+    assert "lightly is not here" in capsys.readouterr().err, "said before anything is trained"
     with pytest.raises(SystemExit, match=r"other settings \(minutes: 0.02 and 0.03\)"):
         command("raw pixels", minutes="0.03")
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from monai_ssl.evaluation import ClassificationLabels, SegmentationLabels, supervised_task
 from monai_ssl.methods import ClassTask, FindingsTask, SegmentationTask
@@ -18,10 +17,7 @@ def test_classes_findings_and_label_maps_get_their_task():
     task = supervised_task(classification("multiclass", ["a", "b", "c"]))
     assert isinstance(task, ClassTask) and (task.label, task.num_classes) == ("label", 3)
     assert supervised_task(classification("binary", ["no", "yes"])).num_classes == 2
-    task = supervised_task(classification("multilabel", ["effusion"]), weight=0.5)
-    assert isinstance(task, FindingsTask) and (task.labels, task.num_findings, task.weight) == (("label",), 1, 0.5)
-    maps = SegmentationLabels(["liver", "spleen"], [[1], [2]], np.zeros((0, 2)), np.zeros(0), {})
-    task = supervised_task(maps)
+    task = supervised_task(classification("multilabel", ["effusion"]))
+    assert isinstance(task, FindingsTask) and (task.labels, task.num_findings) == (("label",), 1)
+    task = supervised_task(SegmentationLabels(["liver", "spleen"], [[1], [2]], np.zeros((0, 2)), np.zeros(0), {}))
     assert isinstance(task, SegmentationTask) and task.num_classes == 2
-    with pytest.raises(ValueError, match="weight"):
-        supervised_task(maps, weight=0)
