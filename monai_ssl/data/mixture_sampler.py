@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from monai_ssl.data.mixtures import SourceMixture
+from monai_ssl.data.resumable_sampler import ResumableSampler
 
 __all__ = ["MixtureSampler"]
 
 
-class MixtureSampler(Sampler[int]):
+class MixtureSampler(ResumableSampler):
     """Codes for a ``SourceMixture``: batches from one source each, or mixed ones.
 
     A source of n items (images; of volumes the volumes, not their slices) gets a share of an epoch in proportion to
@@ -73,6 +73,7 @@ class MixtureSampler(Sampler[int]):
                 f"batch_size is {batch_size} (1 or more), seed {seed} (0 or more), "
                 f"rank {rank} of {world} (0 to world - 1)"
             )
+        super().__init__(rank, world)
         self.batch = batch_size * world
         self.length = (len(mixture) if length is None else length) // self.batch * self.batch
         if not self.length:
@@ -84,10 +85,6 @@ class MixtureSampler(Sampler[int]):
         self.shares = _shares(mixture, temper, shares)
         self.homogeneous = homogeneous
         self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-        self.position = 0
         self._starts = mixture.starts[:-1]
         # Items that a pass over a source gives: in homogeneous batches of images those of whole batches.
         self._passes = np.array(self.sizes)
@@ -105,22 +102,12 @@ class MixtureSampler(Sampler[int]):
         """Images of a whole epoch for this process, wherever it starts."""
         return self.length // self.world
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; another one than now starts at its beginning."""
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.position = 0
-
     def __iter__(self) -> Iterator[int]:
         rounds = np.arange(self.position, len(self)) * self.world + self.rank
         return iter(self._codes()[rounds].tolist())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next ``iter()`` starts, and what the order depends on."""
+    def _order_facts(self) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "world": self.world,
             "sizes": self.sizes,
             "shares": self.shares.tolist(),
             "batch": self.batch,
@@ -129,24 +116,8 @@ class MixtureSampler(Sampler[int]):
             "seed": self.seed,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, also of another number of processes if the batch over all of them is as large.
-
-        Raises:
-            ValueError: if the state belongs to other data or another order, or the position is negative.
-        """
-        now = self.state_dict()
-        for name in ("sizes", "shares", "batch", "length", "homogeneous", "seed"):
-            if state[name] != now[name]:
-                raise ValueError(
-                    f"the sampler's {name} was {state[name]} and is {now[name]}: the epoch cannot go on in the same "
-                    "order; resume with the same sources, batch size over all processes and seed, or start a new run"
-                )
-        if state["position"] < 0:
-            raise ValueError(f"position is {state['position']}; use 0 or more")
-        self.epoch = int(state["epoch"])
-        batches = int(state["position"]) * int(state["world"]) // self.batch  # a batch that was begun is read again
-        self.position = min(batches * self.batch // self.world, len(self))
+    def _own_position(self, seen: int, world: int) -> int:
+        return seen // self.batch * self.batch // self.world  # a batch that was begun is read again
 
     def _codes(self) -> np.ndarray:
         """Codes of the epoch, over all processes."""

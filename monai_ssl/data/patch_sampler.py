@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
 
+from monai_ssl.data.resumable_sampler import ResumableSampler
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.tables import require_columns
 
 
-class PatchSampler(Sampler[int]):
+class PatchSampler(ResumableSampler):
     """Codes ``draw * num_samples + i`` for ``VolumePatchDataset``: patches of an epoch as long as you like.
 
     Without weights an endless stream of shuffled passes over the volumes is cut into epochs: all volumes are read
@@ -67,60 +67,30 @@ class PatchSampler(Sampler[int]):
         self.weights = None if weights is None else _shares(weights, num_samples)
         self.num_samples = num_samples
         self.length = length
+        super().__init__(rank, world)
         self.seed = seed
-        self.rank = rank
-        self.world = world
         self.places_per_volume = places_per_volume
-        self.epoch = 0
-        self.position = 0
 
     def __len__(self) -> int:
         """Patches of a whole epoch for this process, wherever it starts."""
         return self.length // self.world
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; another one than now starts at its beginning."""
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.position = 0
-
     def __iter__(self) -> Iterator[int]:
         rounds = np.arange(self.position, len(self)) * self.world + self.rank
         return iter(self._codes()[rounds].tolist())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next ``iter()`` starts, and what the order depends on."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`ResumableSampler.load_state_dict`; older states know one place in a volume only."""
+        super().load_state_dict({"places_per_volume": 1, **state})
+
+    def _order_facts(self) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "world": self.world,
             "num_samples": self.num_samples,
             "length": self.length,
             "seed": self.seed,
             "weights": None if self.weights is None else self.weights.tolist(),
             "places_per_volume": self.places_per_volume,
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, also of another number of processes (patches of an unfinished round are read again).
-
-        Raises:
-            ValueError: if the state belongs to other data or another order, or the position is negative.
-        """
-        now = self.state_dict()
-        state = {"places_per_volume": 1, **state}  # states of before there were more
-        for name in ("num_samples", "length", "seed", "weights", "places_per_volume"):
-            if state[name] != now[name]:
-                shown = "" if name == "weights" else f" ({state[name]}, now {now[name]})"
-                raise ValueError(
-                    f"the sampler's {name} changed{shown}: the epoch cannot go on in the same order; resume with the "
-                    "same data and seed, or start a new run"
-                )
-        if state["position"] < 0:
-            raise ValueError(f"position is {state['position']}; use 0 or more")
-        self.epoch = int(state["epoch"])
-        # Batches times batch size may pass the end, if the last batch is smaller.
-        self.position = min(int(state["position"]) * int(state["world"]) // self.world, len(self))
 
     def _codes(self) -> np.ndarray:
         """Codes of the epoch, over all processes."""

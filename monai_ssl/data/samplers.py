@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+
+from monai_ssl.data.resumable_sampler import ResumableSampler
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(ResumableSampler):
     """Indices of one epoch, shuffled by (seed, epoch), for one of several processes.
 
     The order of the whole epoch is the same for any number of processes; process ``rank`` takes every ``world``-th
@@ -58,23 +59,14 @@ class EpochSampler(Sampler[int]):
             raise ValueError(f"groups need shuffle=True and one number for each of {length} samples, got {len(groups)}")
         self.groups = None if groups is None else _numbered(np.asarray(groups))
         self.length = length
+        super().__init__(rank, world)
         self.seed = seed
         self.shuffle = shuffle
-        self.rank = rank
-        self.world = world
         self.drop_last = drop_last
-        self.epoch = 0
-        self.position = 0
 
     def __len__(self) -> int:
         """Samples of a whole epoch for this process, wherever it starts."""
         return self.length // self.world if self.drop_last else -(-self.length // self.world)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; another one than now starts at its beginning."""
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.position = 0
 
     def __iter__(self) -> Iterator[int]:
         place = np.arange(self.position, len(self))
@@ -84,38 +76,13 @@ class EpochSampler(Sampler[int]):
             rounds = np.where(place < len(self) // 2 * 2, by_twos, rounds)
         return iter(self._order()[rounds % self.length].tolist())
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the next ``iter()`` starts, and what the order depends on."""
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "world": self.world,
-            "length": self.length,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "paired": self.groups is not None,
-        }
+    def _order_facts(self) -> dict[str, Any]:
+        return {"length": self.length, "seed": self.seed, "shuffle": self.shuffle, "paired": self.groups is not None}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, also of another number of processes (samples of an unfinished round are seen again).
-
-        Raises:
-            ValueError: if the state belongs to other data or another order, or the position is negative.
-        """
-        now = self.state_dict()
-        for name in ("length", "seed", "shuffle", "paired"):
-            if state[name] != now[name]:
-                raise ValueError(
-                    f"the sampler's {name} was {state[name]} and is {now[name]}: the epoch cannot go on in "
-                    "the same order; resume with the same data and seed, or start a new run"
-                )
-        if state["position"] < 0:
-            raise ValueError(f"position is {state['position']}; use 0 or more")
-        self.epoch = int(state["epoch"])
-        # Batches times batch size may pass the end, if the last batch is smaller.
-        position = min(int(state["position"]) * int(state["world"]) // self.world, len(self))
-        unfinished = self.groups is not None and state["world"] != self.world and position < len(self)
-        self.position = position - position % 2 if unfinished else position
+    def _own_position(self, seen: int, world: int) -> int:
+        position = super()._own_position(seen, world)
+        unfinished = self.groups is not None and world != self.world and position < len(self)
+        return position - position % 2 if unfinished else position  # a pair that was begun comes again
 
     def _order(self) -> np.ndarray:
         if not self.shuffle:

@@ -24,7 +24,7 @@ from .fine_tuning import (
     set_classification_layer,
 )
 from .head_start import fit_head
-from .hybrid_labels import MixtureLabelMaps, classification_task, mixture_label_maps
+from .hybrid_labels import MixtureLabelMaps, mixture_label_maps
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
 from .model_card import ModelCard, find_model, load_model, read_model_card, save_model
 from .model_handlers import BestModel
@@ -102,7 +102,6 @@ __all__ = [
     "class_weights",
     "classification_labels",
     "classification_layer",
-    "classification_task",
     "classifier_report",
     "collect_reports",
     "compare_predictions",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels that take part in a pretraining: the task for a question, and the label maps of several sources.
+"""Label maps of several sources that take part in a pretraining.
 
 For :class:`monai_ssl.methods.Hybrid`. Labels are chosen as fine-tuning chooses them, so that pretraining and
 fine-tuning with a tenth of the labels see the same tenth.
@@ -14,30 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from monai_ssl.data.sources import ImageSource, probed_source
-from monai_ssl.evaluation.labels import ClassificationLabels
 from monai_ssl.evaluation.segmentation_labels import Classes, SegmentationLabels, segmentation_labels
-from monai_ssl.methods import ClassTask, FindingsTask
 
-__all__ = ["MixtureLabelMaps", "classification_task", "mixture_label_maps"]
+__all__ = ["MixtureLabelMaps", "mixture_label_maps"]
 
 logger = logging.getLogger(__name__)
-
-
-def classification_task(
-    labels: ClassificationLabels, *, class_weight_power: float = 0.0, entry: str = "label"
-) -> ClassTask | FindingsTask:
-    """Make the supervised task that a question on images is.
-
-    Args:
-        labels: the question.
-        class_weight_power: rare classes (positive findings) count more, see
-            :meth:`ClassificationLabels.class_weights`; 0: all alike.
-        entry: of the batch that has the labels, as ``targets`` of :func:`monai_ssl.data.mixture_dataset` give them.
-    """
-    count, weights = len(labels.class_names), labels.class_weights(class_weight_power)
-    if labels.multilabel:
-        return FindingsTask(entry, count, positive_weights=weights)
-    return ClassTask(entry, count, class_weights=weights)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from scan_folders import label_voxels, smooth_voxels, write_nifti
 from synthetic_series import MR, SHAPE, write_series
 
-from monai_ssl.data import CTIntensity, assert_disjoint, open_volume_store, read_volume, split_rows
+from monai_ssl.data import CTIntensity, assert_disjoint, example_volumes, open_volume_store, read_volume, split_rows
 from monai_ssl.data import volume_store as module
 
 COUNT = 12
@@ -144,9 +144,8 @@ def test_too_much_that_cannot_be_used_stops_before_the_work(tmp_path):
 
 
 def test_without_a_folder_the_example_volumes_are_made(tmp_path, monkeypatch):
-    examples = pytest.importorskip("monai_ssl.data.example_volumes")
-    small = functools.partial(examples.make_example_volumes, num_patients=10)
-    monkeypatch.setattr(examples, "make_example_volumes", lambda folder, num_workers=None: small(folder))
+    small = functools.partial(example_volumes.make_example_volumes, num_patients=10)
+    monkeypatch.setattr(example_volumes, "make_example_volumes", lambda folder, num_workers=None: small(folder))
     store = call(None, tmp_path)
     assert len(store) >= 10 and not len(store.refused)
     assert set(store.table["split"].to_pylist()) == {"train", "val", "test"}

@@ -10,9 +10,9 @@ from monai_ssl.data import ImageSource, mixture_dataset, probed_source
 from monai_ssl.evaluation import (
     Preprocessing,
     classification_labels,
-    classification_task,
     mixture_label_maps,
     mixture_place_probe,
+    supervised_task,
 )
 from monai_ssl.losses import IGNORED_LABEL
 from monai_ssl.methods import ClassTask, FindingsTask
@@ -28,10 +28,10 @@ def volumes(volume_store):
 
 def test_the_task_is_that_of_the_question(toy_store):
     classes = classification_labels(toy_store, "label")
-    task = classification_task(classes, class_weight_power=1.0)
+    task = supervised_task(classes, class_weight_power=1.0)
     assert isinstance(task, ClassTask) and task.num_classes == 3
     findings = classification_labels(toy_store, ["spot_left", "spot_right"])
-    task = classification_task(findings)
+    task = supervised_task(findings)
     assert isinstance(task, FindingsTask) and task.num_findings == 2
 
 
