@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from overfitting import overfit
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -189,20 +190,7 @@ def train(method: SSLMethod, steps: int, start: int = 0, state: dict | None = No
     """Overfit 32 images with noise as the views' difference."""
     images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     optimizer = torch.optim.AdamW(method.parameter_groups(1e-4), lr=1e-2)
-    if state:
-        method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
-    losses = []
-    for step in range(start, start + steps):
-        generator = torch.Generator().manual_seed(step)
-        views = [images + 0.05 * torch.randn(images.shape, generator=generator) for _ in range(2)]
-        out = method({"views": views, "generator": generator})
-        optimizer.zero_grad()
-        out["loss"].backward()
-        optimizer.step()
-        method.after_step((step + 1) / 100)
-        losses.append(out["loss"].item())
-    return losses, {"method": copy.deepcopy(method.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
+    return overfit(method, optimizer, images, steps, noise=0.05, total_steps=100, start=start, state=state)
 
 
 @pytest.mark.parametrize("method_class", [SimCLR, MoCoV3])

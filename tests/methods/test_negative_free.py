@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
+from overfitting import overfit
 from torch import nn
 from torch.nn.functional import cosine_similarity
 from toy_training import LossLog, ToyEncoder, ToyImages, toy_trainer
@@ -237,20 +236,7 @@ def train(method: SSLMethod, steps: int, start: int = 0, state: dict | None = No
     images = ToyImages(32).images
     images = (images - images.mean((1, 2, 3), keepdim=True)) / images.std((1, 2, 3), keepdim=True)
     optimizer = build_optimizer(method, "adamw", 3e-3, 1e-4)
-    if state:
-        method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
-    losses = []
-    for step in range(start, start + steps):
-        generator = torch.Generator().manual_seed(step)
-        views = [images + 0.5 * torch.randn(images.shape, generator=generator) for _ in range(2)]
-        out = method({"views": views, "generator": generator})
-        optimizer.zero_grad()
-        out["loss"].backward()
-        optimizer.step()
-        method.after_step((step + 1) / 100)
-        losses.append(out["loss"].item())
-    return losses, {"method": copy.deepcopy(method.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
+    return overfit(method, optimizer, images, steps, noise=0.5, total_steps=100, start=start, state=state)
 
 
 @pytest.mark.parametrize("name", METHODS)
