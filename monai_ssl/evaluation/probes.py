@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -265,7 +266,8 @@ def _cv_loss(q: _Question, c: float, balanced: bool, seed: int) -> float:
         for fitted_on, left_out in splits:
             if len(np.unique(q.y[fitted_on])) < q.num_classes or not len(left_out):
                 continue
-            p = _fit(q.x[fitted_on], q.y[fitted_on], c, balanced).predict_log_proba(q.x[left_out])
+            weight, bias = _softmax_form(_fit(q.x[fitted_on], q.y[fitted_on], c, balanced))
+            p = log_softmax(q.x[left_out] @ weight.T + bias, axis=1)  # finite, where the log of a probability is not
             total -= p[np.arange(len(left_out)), q.y[left_out]].sum()
             count += len(left_out)
     return total / count if count else math.inf

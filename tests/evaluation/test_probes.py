@@ -98,6 +98,14 @@ def test_cross_validation_prefers_weak_regularisation_only_where_labels_allow():
     assert set(clear.losses) == {1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1}
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_cross_validation_survives_a_sample_that_is_surely_wrong():
+    x, y = blobs(60, 2)
+    x[7] = 1e4 * x[8 if y[7] == y[9] else 9]  # a probability of exactly 0 for its own class
+    probe = linear_probe(x, y, reference=blobs(500, 2, seed=3)[0])
+    assert np.isfinite(list(probe.losses.values())).all()
+
+
 def test_cross_validation_keeps_patients_together():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(30), 6)
