@@ -182,8 +182,8 @@ def find_sections(text: str, headings: Mapping[str, str] | None = None) -> list[
 
     * begins a line and is followed by a colon (``Findings:``);
     * begins a line with a capital letter and is followed by a dash and a space, or by nothing more on the line;
-    * stands within a line before a colon, and begins a sentence or is written in capitals
-      (``... for cough. Findings: ...`` and ``COMPARISON: None FINDINGS: ...``), as in reports whose line breaks are lost.
+    * stands within a line before a colon, and begins a sentence or is written in capitals, as in reports whose line
+      breaks are lost (``... for cough. Findings: ...`` and ``COMPARISON: None FINDINGS: ...``).
 
     Two names may be joined (``FINDINGS AND IMPRESSION:``, ``Impression / plan``), and a remark in brackets may follow
     (``IMPRESSION (preliminary):``). Other headings (``Lungs:``) belong to the text. The same heading may come again.

@@ -8,19 +8,21 @@ from collections.abc import Iterator
 
 __all__ = ["count_words", "remove_placeholders", "split_sentences"]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Words before a full stop, by what they say of it.
-_NEVER_LAST = frozenset(
-    (
-        "dr drs mr mrs ms prof vs approx ca cf resp incl excl eg ie viz dept max min "
-        "bzw sog ggf evtl re li vgl inkl exkl insb hr fr zw "
-        "env mme mlle ex réf sr sra dra aprox ej dott sig pag pág"
-    ).split()
+_NEVER_LAST = (
+    _words("dr drs mr mrs ms prof vs approx ca cf resp incl excl eg ie viz dept max min")
+    | _words("bzw sog ggf evtl re li vgl inkl exkl insb hr fr zw")
+    | _words("env mme mlle ex réf sr sra dra aprox ej dott sig pag pág")
 )
-_LAST_BEFORE_CAPITALS = frozenset(
-    "etc usw mm cm ml mg kg sec hrs yrs yr mo wk am pm lat ant post sup inf a.m p.m o.b".split()  # o. B.: ohne Befund
-)
-_LAST_UNLESS_NUMBER = frozenset("no nos nr núm fig figs abb tab se ser im img vol st th".split())
-_BEFORE_ORDINALS = frozenset("der die das den dem des am im vom zum zur ab bis".split())  # am 3. Tag, der 5. Rippe
+_LAST_BEFORE_CAPITALS = _words("etc usw mm cm ml mg kg sec hrs yrs yr mo wk am pm lat ant post sup inf a.m p.m")
+_LAST_BEFORE_CAPITALS |= {"o.b"}  # ohne Befund: without findings
+_LAST_UNLESS_NUMBER = _words("no nos nr núm fig figs abb tab se ser im img vol st th")
+_BEFORE_ORDINALS = _words("der die das den dem des am im vom zum zur ab bis")  # am 3. Tag, der 5. Rippe
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 
 _PLACEHOLDERS = re.compile(
@@ -32,20 +34,9 @@ _PLACEHOLDERS = re.compile(
     r"(?:-(?=\w))?",  # ___-year-old
     re.DOTALL,
 )
-_NUMBER = frozenset("no nos nr núm fig figs abb tab se ser im img vol st th".split())
-_BEFORE_ORDINALS = frozenset("der die das den dem des am im vom zum zur ab bis".split())  # am 3. Tag, der 5. Rippe
-_DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
-
-_PLACEHOLDERS = re.compile(
-    r"\[\*\*.*?\*\*\]"  # MIMIC-III: [**2101-1-1**]
-    r"|_{2,}"  # MIMIC-CXR
-    r"|\bX{4,}\b-?"  # Open-i
-    r"|<[A-Z][A-Z0-9 _:=\"/-]*>"  # <NAME>, <DATE-1>, <PHI TYPE="DATE">
-    r"|\[[A-Z]{3,}[A-Z0-9 _-]*\])",  # [NAME], [REDACTED]
-    re.DOTALL,
-)
 _NUMBER = r"\(?(\d{1,2})[.)](?:[ \t]+(?=\S)|(?=[^\W\d_]))"
 _MARKER = re.compile(rf"{_NUMBER}|(?:\(?[a-z]\)|[-–*•·▪])[ \t]+(?=\S)")
+_ITEM_NUMBER = re.compile(r"(?:^|(?<=:))\s*\d{1,2}$")
 _NEXT_MARKER = re.compile(rf"(?<=\s){_NUMBER}(?=[^\W\d_])")
 _END = re.compile(r"(?:\.{3,}|…|[.!?])[\"'”»)\]]*(?=\s)|[。！？]|(?<=[a-zà-ÿ]{2})[.](?=[A-ZÀ-Þ][a-zà-ÿ])")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
@@ -58,12 +49,12 @@ def split_sentences(text: str) -> list[str]:
     """Split a report, or a section of it, into sentences.
 
     * Placeholders of de-identification are taken out first (see :func:`remove_placeholders`).
-    * A full stop ends a sentence unless it belongs to an abbreviation (``Dr.``, ``vs.``, ``e.g.``, ``z. B.``), a number
-      (``No. 3``, ``1.2 cm``), an initial or, in German, an ordinal (``der 5. Rippe``). Before a small letter it ends one
-      only after a word of four letters or more, so that texts in small letters are split too and unknown abbreviations
-      are not. An ellipsis ends one before a capital letter.
-    * A line break ends a sentence before a list's marker (``1.``, ``2)``, ``-``, ``•``), at an empty line, and where the
-      next word begins with a capital letter and would have fitted into the line: else the line was wrapped. List
+    * A full stop ends a sentence unless it belongs to an abbreviation (``Dr.``, ``vs.``, ``e.g.``, ``z. B.``), to a
+      number (``No. 3``, ``1.2 cm``), to an initial or, in German, to an ordinal (``der 5. Rippe``). Before a small
+      letter it ends one only after a word of four letters or more, so that texts in small letters are split too and
+      unknown abbreviations are not. An ellipsis ends one before a capital letter.
+    * A line break ends a sentence before a list's marker (``1.``, ``2)``, ``-``, ``•``), at an empty line, and where
+      the next word begins with a capital letter and would have fitted into the line: else the line was wrapped. List
       markers are taken off; those of a list within a line (``1. Large heart. 2. No effusion.``) too.
 
     Args:
@@ -82,7 +73,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def remove_placeholders(text: str) -> str:
-    """Take out what de-identification put in place of names, dates and places: ``___``, ``[** **]``, ``XXXX``, ``<NAME>``.
+    """Take out what de-identification put in place of names and dates: ``___``, ``[** **]``, ``XXXX``, ``<NAME>``.
 
     Nothing is put in their place. A token of our own would be one more word that the text encoder, often pretrained,
     has never met, and where it stands says how a hospital hides names and nothing about the image.
@@ -149,8 +140,10 @@ def _sentences(item: str) -> Iterator[str]:
     marker = _MARKER.match(item)
     start = marker.end() if marker else 0
     for end in _END.finditer(item, start):
-        if item[start : end.start()].strip().isdigit() and end.end() - end.start() == 1:
-            start = end.end()  # the number of a list's item
+        number = _ITEM_NUMBER.search(item[start : end.start()]) if end.group() == "." else None
+        if number:
+            yield item[start : start + number.start()]
+            start = end.end()
         elif _ends(item, start, end):
             yield item[start : end.end()]
             start = end.end()

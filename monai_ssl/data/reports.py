@@ -35,6 +35,7 @@ __all__ = ["Reports", "open_reports"]
 logger = logging.getLogger(__name__)
 
 _OTHERS = "its report is matched to images of several patients"
+_UNMATCHED = "reports that belong to no image"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Reports:
 
     def describe(self) -> str:
         """Say in a few lines what there is and why the rest is not; no text."""
-        lines = [", ".join(f"{count} {name}" for name, count in self.counts.items())]
+        lines = [", ".join(f"{count} {name}" for name, count in self.counts.items() if count)]
         reasons = collections.Counter(self.refused["reason"].to_pylist())
         lines += [f"  without text {count}: {reason}" for reason, count in reasons.most_common()]
         return "\n".join(lines)
@@ -164,8 +165,8 @@ def open_reports(
         "reports": len(used),
         "sentences": sum(len(kept[number][0]) for number in used),
         f"sentences under {min_words} words dropped": counts["short"],
-        "reports that belong to no image": found.unmatched,
-        "reports not UTF-8": counts["other encoding"],
+        _UNMATCHED: found.unmatched,
+        "reports in the other encoding": counts["other encoding"],
     }
     reports = Reports([sentences for sentences, _ in of_row], study, refused, summary)
     logger.info("%s: %s", store.folder, reports.describe())
@@ -205,8 +206,8 @@ def _find(
         text_column = next((name for name in ("report", "text") if name in table.column_names), None)
         if text_column is None:
             raise ValueError(
-                f"{what} has no column 'report' or 'text'; name one (text_column), a folder of text files (text_folder) "
-                "or of structured reports (dicom_sr)"
+                f"{what} has no column 'report' or 'text'; name a column (text_column), a folder of text files "
+                "(text_folder) or one of structured reports (dicom_sr)"
             )
     return reports_in_column(table, text_column, headings, what)
 
@@ -277,15 +278,15 @@ def _check(reports: Reports, store: ImageStore, limit: float) -> None:
     told = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(4))
     if not having:
         raise RuntimeError(
-            f"{store.folder}: none of {len(store)} images has a report ({reports.counts['reports that belong to no image']} "
-            "reports belong to no image). Look how reports are matched to images (open_reports), and whether the salt is "
-            "the index's"
+            f"{store.folder}: none of {len(store)} images has a report, and {reports.counts[_UNMATCHED]} reports "
+            "belong to no image. Look how reports are matched to images (open_reports), and whether the salt is that "
+            "of the index"
         )
     refused = reasons.total()
     if refused == having or refused > limit * having:
         paths = [row["path"] for row in reports.refused.to_pylist() if row["reason"] != NO_REPORT]
         raise RuntimeError(
-            f"{store.folder}: the reports of {refused} of {having} images cannot be used (allowed: {limit:.0%}): {told}. "
-            f"For instance {', '.join(paths[:3])}. Look at these reports, choose other sections (None takes the whole "
-            "text) or headings, or raise max_refused_fraction"
+            f"{store.folder}: the reports of {refused} of {having} images cannot be used (allowed: {limit:.0%}): "
+            f"{told}. For instance {', '.join(paths[:3])}. Look at these reports, choose other sections (None takes "
+            "the whole text) or headings, or raise max_refused_fraction"
         )
