@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ __all__ = ["Reports", "open_reports"]
 logger = logging.getLogger(__name__)
 
 _OTHERS = "its report is matched to images of several patients"
+_LOST = "every sentence of the report has characters that were lost when it was decoded (U+FFFD)"
 _UNMATCHED = "reports that belong to no image"
 
 
@@ -135,6 +137,13 @@ def open_reports(
             f"min_words is {min_words} and max_chars {max_chars} (1 or more), "
             f"max_refused_fraction {max_refused_fraction} (0 to 1)"
         )
+    if other_encoding is not None:
+        try:
+            codecs.lookup(other_encoding)
+        except LookupError as error:
+            raise ValueError(
+                f"other_encoding is {other_encoding!r}; use a name that Python knows, cp1252 say"
+            ) from error
     headings = section_headings() if headings is None else dict(headings)
     sections = check_sections(sections, headings)
     found = _find(store, text_column, text_folder, dicom_sr, study_column, headings, salt, other_encoding)
@@ -165,6 +174,7 @@ def open_reports(
         "reports": len(used),
         "sentences": sum(len(kept[number][0]) for number in used),
         f"sentences under {min_words} words dropped": counts["short"],
+        "sentences with lost characters dropped": counts["lost"],
         _UNMATCHED: found.unmatched,
         "reports in the other encoding": counts["other encoding"],
     }
@@ -239,8 +249,12 @@ def _sentences(
         return [], f"the report is longer than {max_chars} characters"
     every = [sentence for text in texts for sentence in split_sentences(text)]
     long_enough = [sentence for sentence in every if count_words(sentence) >= min_words]
+    whole = [sentence for sentence in long_enough if "\N{REPLACEMENT CHARACTER}" not in sentence]
     counts["short"] += len(every) - len(long_enough)
-    return long_enough, None if long_enough else f"the report has no sentence of {min_words} words or more"
+    counts["lost"] += len(long_enough) - len(whole)
+    if whole:
+        return whole, None
+    return [], _LOST if long_enough else f"the report has no sentence of {min_words} words or more"
 
 
 def _of_several_patients(table: pa.Table, of_row: Iterable[int]) -> set[int]:

@@ -175,6 +175,9 @@ def test_wrong_arguments(store, reports):
         ReportDataset(store, reports, WordTokenizer())[-1]
     with pytest.raises(ValueError, match="give rows to it"):
         ReportDataset(store, reports, WordTokenizer(), rows=[0], images=StoreDataset(store, [0]))
+    with pytest.raises(ValueError, match="nowhere in the column 'report'") as told:
+        StoreDataset(store, label_columns={"report": ["normal"]})
+    assert "sentence" not in str(told.value), "a column of reports taken for one of classes is not quoted"
     silent = WordTokenizer()
     silent.encode = lambda texts, max_length=None: [[] for _ in texts]
     with pytest.raises(ValueError, match="no token for 11 of 11 sentences"):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -79,16 +80,18 @@ def test_unusable_reports_have_reasons():
     store = store_of(
         report=[
             *("HISTORY: Cough for three days.", "FINDINGS: Normal. No change.", "word " * 30),
-            *("FINDINGS: Clear lungs, normal heart.", "FINDINGS:"),
+            *("FINDINGS: Clear lungs, normal heart.", "FINDINGS:", "Kein gr\ufffd\ufffderer Erguss."),
         ]
     )
-    reports = open_reports(store, max_chars=100, max_refused_fraction=0.8)
+    reports = open_reports(store, max_chars=100, max_refused_fraction=0.9)
     assert reasons(reports) == {
         0: "the report has headings, but no findings or impression",
         1: "the report has no sentence of 3 words or more",
         2: "the report is longer than 100 characters",
         4: "the report is empty",
+        5: "every sentence of the report has characters that were lost when it was decoded (U+FFFD)",
     }
+    assert reports.counts["sentences with lost characters dropped"] == 1
     assert open_reports(store, sections=None, min_words=1, max_refused_fraction=0.8).rows.tolist() == [0, 1, 2, 3]
     assert open_reports(store, sections="history", max_refused_fraction=1).rows.tolist() == [0, 2]
 
@@ -121,6 +124,7 @@ def test_it_stops_when_too_many_cannot_be_used_and_quotes_none(caplog):
         ({"min_words": 0}, "min_words is 0"),
         ({"max_refused_fraction": 2}, r"max_refused_fraction 2 \(0 to 1\)"),
         ({"dicom_sr": "x"}, "no column 'study'"),
+        ({"other_encoding": "latin99"}, "other_encoding is 'latin99'"),
     ],
 )
 def test_wrong_arguments(options, message):
@@ -193,18 +197,20 @@ def test_encodings(tmp_path):
         **{"0": text.encode(), "1": text.encode("utf-8-sig"), "2": text.encode("utf-16"), "3": text.encode("utf-32")},
         **{"4": text.encode("latin-1"), "5": text.encode("utf-16-le"), "6": b"", "7": b"x" * (1 << 20) + b"x"},
         "8": b"\x81\xff",
+        "9": "\ufeffa".encode("utf-16-le") + b"\x00",
     }
     folder = write(tmp_path, **files)
-    store = store_of(report=[None] * 9)
+    store = store_of(report=[None] * 10)
     reports = open_reports(store, text_folder=folder, max_refused_fraction=0.6)
     expected = ["Kein größerer Erguss rechts."]
-    assert reports.sentences == [expected] * 4 + [[]] * 5
+    assert reports.sentences == [expected] * 4 + [[]] * 6
     assert reasons(reports) == {
         4: "the text file is not UTF-8",
         5: "the text file is not UTF-8",
         6: "the report is empty",
         7: "the text file is larger than 1 MiB",
         8: "the text file is not UTF-8",
+        9: "the text file is not in the encoding that its byte-order mark says",
     }
     reports = open_reports(store, text_folder=folder, other_encoding="cp1252", max_refused_fraction=0.6)
     assert reports.sentences[4] == expected and reports.counts["reports in the other encoding"] == 1
@@ -215,7 +221,7 @@ def test_encodings(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no text files"):
         open_reports(store, text_folder=tmp_path / "empty")
-    with pytest.raises(RuntimeError, match="none of 1 images has a report, and 9 reports belong to no image"):
+    with pytest.raises(RuntimeError, match="none of 1 images has a report, and 10 reports belong to no image"):
         open_reports(store_of(path=["other.png"]), text_folder=folder)
 
 
@@ -300,13 +306,18 @@ def test_structured_reports_that_cannot_be_used(tmp_path):
     whole = (tmp_path / "4").read_bytes()
     (tmp_path / "5").write_bytes(whole[: len(whole) - 20])
     (tmp_path / "4").unlink()
-    store = sr_store([f"1.2.{k}" for k in (1, 2, 3, 4)], [f"P-{k}" for k in (1, 2, 3, 4)])
+    write_sr(tmp_path / "6", "1.2.5", patient="P-5")
+    broken = pydicom.dcmread(tmp_path / "6")
+    broken.add_new("ContentSequence", "LO", "no sequence")
+    broken.save_as(tmp_path / "6")
+    store = sr_store([f"1.2.{k}" for k in range(1, 6)], [f"P-{k}" for k in range(1, 6)])
     reports = open_reports(store, dicom_sr=tmp_path, salt=SALT, max_refused_fraction=0.9)
     told = reasons(reports)
     assert told[0] == "its structured report is of another patient"
     assert told[1] == "its structured report holds no text"
     assert 2 not in told
-    assert 3 in told
+    assert told[3] == "its structured report holds no text", "cut off"
+    assert told[4] == "its structured report is broken"
     with pytest.raises(ValueError, match=r"no index\.salt beside it"):
         open_reports(store, dicom_sr=tmp_path)
     with pytest.raises(RuntimeError, match="whether the salt is that of the index"):
