@@ -15,9 +15,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import BasicTextSRStorage
-from synthetic_dicom import make_dicom
+from synthetic_dicom import make_dicom, write_dicom
 
-from monai_ssl.data import Reports, open_reports
+from monai_ssl.data import Reports, open_radiographs, open_reports
 from monai_ssl.data.hashing import hash_identifier
 
 SECRET = "Haemangiopericytoma"  # stands for text that must show up nowhere
@@ -284,9 +284,7 @@ def test_structured_reports_by_study(tmp_path):
     write_sr(tmp_path / "4", "1.2.3", node("TEXT", concept("Remark"), "Earlier text, no heading."), patient="P-3")
     write_sr(tmp_path / "5", "1.2.3", node("TEXT", concept("Remark"), "Earlier text, no heading."), patient="P-3")
     write_sr(tmp_path / "6", "1.2.9", node("TEXT", None, "Belongs to no image here."))
-    make_dicom(np.zeros((4, 4), np.uint16), StudyInstanceUID="1.2.1").save_as(
-        tmp_path / "image", enforce_file_format=True
-    )
+    write_dicom(tmp_path / "image", np.zeros((4, 4), np.uint16), StudyInstanceUID="1.2.1")
     (tmp_path / "notes.txt").write_text("no DICOM")
     store = sr_store(["1.2.1", "1.2.1", "1.2.2", "1.2.3", "1.2.4"], ["P-1", "P-1", "P-2", "P-3", "P-4"])
     reports = open_reports(store, dicom_sr=tmp_path, salt=SALT)
@@ -325,6 +323,23 @@ def test_structured_reports_that_cannot_be_used(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match="no DICOM structured reports"):
         open_reports(store, dicom_sr=tmp_path / "none", salt=SALT)
+
+
+def test_structured_reports_beside_radiographs(tmp_path):
+    """The index hashes the studies of the images, and its salt those of the reports."""
+    random = np.random.default_rng(0)
+    for number, study in enumerate(("1.2.1", "1.2.1", "1.2.2")):
+        pixels = random.integers(0, 4000, (40, 30), dtype=np.uint16)
+        write_dicom(tmp_path / f"images/{number}", pixels, bits=12, StudyInstanceUID=study, PatientID=f"P-{study}")
+    write_sr(tmp_path / "images/sr1", "1.2.1", node("TEXT", concept("Report"), REPORT), patient="P-1.2.1")
+    write_sr(tmp_path / "images/sr2", "1.2.2", node("TEXT", None, "Clear lungs on both sides."), patient="P-1.2.2")
+    store = open_radiographs(
+        tmp_path / "images", tmp_path / "cache", num_workers=0, progress=False, drop_duplicates=False
+    )
+    reports = open_reports(store, dicom_sr=tmp_path / "images")
+    assert reports.sentences == [SENTENCES, SENTENCES, ["Clear lungs on both sides."]]
+    assert reports.study.tolist() == [0, 0, 1]
+    assert SECRET not in str(store.table.to_pylist()) and SECRET not in str(store.refused.to_pylist())
 
 
 # Real reports
