@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 from monai_ssl.data.tables import nearest_name
@@ -94,6 +95,11 @@ class Study:
     pictures: bool = False
     device: str | None = None
     batch_size: int = 64
+
+    @property
+    def compute_device(self) -> torch.device:
+        """Where features are extracted."""
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def modes_of(self, task: StudyTask) -> tuple[str, ...]:
         """Return the modes that a task takes."""

@@ -66,8 +66,7 @@ def cell_settings(study: Study, cell: StudyCell) -> dict[str, Any]:
     manifest = _manifest_of(twin)
     if cell.encoder == RANDOM:
         settings = {**_network_of(task, manifest), **settings}
-    if cell.from_scratch:
-        settings["mode"] = "scratch"
+        settings["mode"] = "frozen" if cell.mode == "frozen" else "scratch"
     settings["cache_dir"] = str(study.output_dir / "data" / cell.task / _store_key(task, manifest))
     return settings
 

@@ -40,8 +40,12 @@ def _largest(study: Study) -> float:
     return 1 if 1 in study.fractions else max(study.fractions)
 
 
-def measure_robustness(question: Question) -> dict[str, Any]:
+def measure_robustness(question: Question, known: dict[str, Any] | None = None) -> dict[str, Any]:
     """Score the cell's classifier on test images, unchanged and with every perturbation at every level.
+
+    Args:
+        question: of a cell that is done.
+        known: perturbations that were measured before; they are kept.
 
     Returns:
         ``score`` on unchanged images, and for each perturbation what :func:`robustness_figures` gives.
@@ -53,8 +57,8 @@ def measure_robustness(question: Question) -> dict[str, Any]:
     truth = labels.targets[labels.rows["test"]]
     predict = _probe(question) if question.cell.mode == "linear" else _network(question)
     unchanged = predict("", 0.0)
-    found = {}
-    for name in question.study.robustness:
+    found = dict(known or {})
+    for name in [name for name in question.study.robustness if name not in found]:
         levels = PERTURBATIONS[name].levels
         perturbed_view(name, levels[0], question.preprocessing, policy)  # refused before the long work
         found[name] = robustness_figures(truth, unchanged, [predict(name, level) for level in levels], name)
@@ -119,7 +123,7 @@ def _network(question: Question) -> Callable[[str, float], np.ndarray]:
     card = read_classifier_card(model)
     network = card.build()
     load_classifier(network, model)
-    device = torch.device(question.study.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = question.study.compute_device
     network.to(device).eval()
     test = question.labels.rows["test"]
 

@@ -70,7 +70,8 @@ def run_cell(study: Study, cell: StudyCell, stores: dict[str, ImageStore] | None
             return "busy"
         recipe = json.loads(json.dumps(cell_recipe(study, cell), default=str))
         done = _kept(folder, recipe)
-        extra = wants_robustness(study, cell) and not _has_robustness(folder, study)
+        measured = _measured_perturbations(folder)
+        extra = wants_robustness(study, cell) and not set(study.robustness) <= measured.keys()
         if done and not extra:
             return "kept"
         (folder / FAILURE_FILE).unlink(missing_ok=True)
@@ -79,7 +80,7 @@ def run_cell(study: Study, cell: StudyCell, stores: dict[str, ImageStore] | None
             if not done:
                 _compute(question, folder, recipe)
             if extra:
-                write_json(folder / ROBUSTNESS_FILE, measure_robustness(question))
+                write_json(folder / ROBUSTNESS_FILE, measure_robustness(question, measured))
         except (ValueError, RuntimeError, OSError) as error:
             write_json(folder / FAILURE_FILE, {"cell": cell.to_dict(), "error": str(error)})
             raise
@@ -100,7 +101,7 @@ def _compute(question: Question, folder: Path, recipe: dict[str, Any]) -> None:
             cell.seed,
             question.labels.split_hash,
             0.0,
-            device_name(study.device or "cpu"),
+            device_name(study.compute_device),
         )
         row = vars(facts)
     else:
@@ -155,9 +156,9 @@ def _kept(folder: Path, recipe: dict[str, Any]) -> bool:
     return True
 
 
-def _has_robustness(folder: Path, study: Study) -> bool:
+def _measured_perturbations(folder: Path) -> dict[str, Any]:
     path = folder / ROBUSTNESS_FILE
-    return path.is_file() and set(study.robustness) <= read_json(path)["perturbations"].keys()
+    return read_json(path)["perturbations"] if path.is_file() else {}
 
 
 def run_study(study: Study) -> Counter:

@@ -109,11 +109,12 @@ def test_one_process_a_cell(toy_images, encoder_file, tmp_path):
 
 
 def test_a_cell_that_fails_is_counted_and_the_others_go_on(toy_images, encoder_file, tmp_path, capsys):
-    study = toy_study(tmp_path, toy_images, encoder_file, modes=["linear"], fractions=[2, 1.0], seeds=1)
-    assert run_study(study) == {"failed": 2, "done": 2}  # two images can't hold three classes
+    study = toy_study(tmp_path, toy_images, encoder_file, modes=["linear"], fractions=[2, 500, 1.0], seeds=1)
+    assert run_study(study) == {"failed": 4, "done": 2}  # two images can't hold three classes, and there are not 500
     assert "FAILED: a subset of 2" in capsys.readouterr().out
     found, failures, missing = collect_cells(study)
-    assert (len(found), len(failures), missing) == (2, 2, 2) and "too small" in failures[0]["error"]
+    assert (len(found), len(failures), missing) == (2, 4, 4)
+    assert "too small" in failures[0]["error"] and "from 1 to 36" in failures[2]["error"]
 
 
 def test_encoder_for_other_dimensions_and_a_split_without_a_class(toy_images, tmp_path):
