@@ -66,8 +66,8 @@ class Study:
         modes: ways to use an encoder; each task takes those that are of its kind.
         fractions: shares of the training labels, above 0 to 1, or whole numbers of labelled images above 1.
         seeds: of subsets, random weights and trainings.
-        robustness: names of perturbations that the linear probes and fine-tuned classifiers with all their labels are
-            tested on; empty: none.
+        robustness: names of perturbations that the models with most labels (but for nearest neighbours) are tested on;
+            empty: none.
         subgroups: columns of the table of images, for figures of each group of patients.
         min_patients: groups with fewer patients in the test split get no figures.
         resamples: of the bootstrap.

@@ -20,6 +20,7 @@ from monai_ssl.evaluation.study.representation import embedding_map, nearest_row
 from monai_ssl.evaluation.study.results import Predictions, numbered
 from monai_ssl.evaluation.study.subgroups import group_values, subgroup_rows
 from monai_ssl.evaluation.study.training_cells import validation_curve
+from monai_ssl.metrics import area_under_roc
 
 ROOT = Path(__file__).parents[3]
 
@@ -125,11 +126,14 @@ def test_formulas_of_single_levels():
 def test_robustness_figures():
     truth = np.array([0, 0, 1, 1])
     good, bad = (np.stack([1 - p, p], 1) for p in (np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.9, 0.2, 0.8, 0.1])))
-    found = robustness_figures(truth, good, [good, good, good, bad], "noise")
+    outcomes = np.stack([good, good, good, good, bad])
+    found = robustness_figures([area_under_roc(truth, p) for p in outcomes], outcomes, "noise")
     assert found["scores"][:3] == [1, 1, 1] and found["worst_level"] == 0.2
     assert found["worst_drop"] == 1 - found["scores"][3] == 4 * found["mean_drop"]
     each = np.std([0.1, 0.1, 0.1, 0.1, 0.9])
     assert found["spread"] == pytest.approx(each / 2)  # half of the images change, both classes alike
+    outcomes[:, 0, 0] = np.nan  # a class that a volume does not have
+    assert np.isfinite(robustness_figures([1, 1, 1, 1, 0.5], outcomes, "noise")["spread"])
 
 
 def test_ages_become_bands():

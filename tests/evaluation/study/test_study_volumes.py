@@ -72,6 +72,7 @@ def test_segmentation_from_a_frozen_encoder_and_from_scratch(volumes, encoder, t
         "max_epochs": 1,
         "val_interval": 1,
         "batch_size": 2,
+        "overlap": 0.1,
     }
     study = read_study(
         write_study(
@@ -81,6 +82,7 @@ def test_segmentation_from_a_frozen_encoder_and_from_scratch(volumes, encoder, t
             modes=["frozen", "finetune"],
             fractions=[1.0],
             seeds=1,
+            robustness=["scale"],
         )
     )
     assert run_study(study) == {"done": 4}
@@ -93,6 +95,9 @@ def test_segmentation_from_a_frozen_encoder_and_from_scratch(volumes, encoder, t
     assert all(cell["result"]["measure"] == "dice" and cell["num_labels"] == 12 for cell in found.values())
     assert found["random", "finetune"]["recipe"]["settings"]["mode"] == "scratch"
     assert found["random", "finetune"]["recipe"]["settings"]["architecture"] == "segresnet"
+    tested = json.loads((cells / "mae/finetune/fraction-1/seed-0/robustness.json").read_text())
+    assert tested["score"] == pytest.approx(found["mae", "finetune"]["result"]["score"], abs=1e-4)
+    assert len(tested["perturbations"]["scale"]["scores"]) == 4 and tested["measure"] == "dice"
     report = write_study_report(study)
     assert "toy: dice by the number of labels" in report.read_text()
     assert "no test" in report.read_text()
