@@ -15,8 +15,17 @@ import pytest
 from study_files import toy_study
 
 from monai_ssl.data.files import folder_lock
-from monai_ssl.evaluation.study import collect_cells, find_cell, run_cell, run_study, study_cells, write_slurm_array
+from monai_ssl.evaluation.study import (
+    collect_cells,
+    find_cell,
+    run_cell,
+    run_study,
+    study_cells,
+    write_slurm_array,
+    write_study_report,
+)
 from monai_ssl.evaluation.study.results import Predictions
+from monai_ssl.evaluation.study.runner import cell_recipe
 from monai_ssl.metrics import area_under_roc
 from monai_ssl.networks import build_encoder
 from monai_ssl.weights import save_encoder
@@ -88,6 +97,26 @@ def test_another_recipe_is_refused_and_nothing_is_overwritten(whole_study, toy_i
     with pytest.raises(ValueError, match=r"another recipe \(different: .*image_size"):
         run_cell(other, find_cell(other, "toy/c2l/linear/fraction-0.5/seed-0"))
     assert path.read_bytes() == before and not (path.parent / "failure.json").exists()
+
+
+def test_checkpoints_of_another_recipe_are_not_gone_on_from(toy_images, encoder_file, tmp_path):
+    content = {"modes": ["finetune"], "fractions": [1.0], "seeds": 1}
+    study = toy_study(tmp_path, toy_images, encoder_file, **content)
+    cell = study_cells(study)[1]
+    (cell.folder(study) / "run/checkpoints").mkdir(parents=True)  # as after a kill
+    (cell.folder(study) / "recipe.json").write_text(json.dumps(cell_recipe(study, cell)))
+    other = toy_study(tmp_path, toy_images, encoder_file, {"learning_rate": 0.1}, **content)
+    with pytest.raises(ValueError, match=r"another recipe \(different: settings, learning_rate\)"):
+        run_cell(other, cell)
+    assert run_cell(study, cell) == "done"
+
+
+def test_robustness_that_fails_is_told_and_the_cell_stays(toy_images, encoder_file, tmp_path):
+    study = toy_study(tmp_path, toy_images, encoder_file, **{**LINEAR, "fractions": [1.0]}, robustness=["window"])
+    assert run_study(study) == {"failed": 2}
+    found, failures, missing = collect_cells(study)
+    assert (len(found), len(failures), missing) == (2, 2, 0) and "is for CT" in failures[0]["error"]
+    assert "2 cells failed" in write_study_report(study).read_text()
 
 
 def test_one_process_a_cell(toy_images, encoder_file, tmp_path):
