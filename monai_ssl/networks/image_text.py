@@ -58,7 +58,11 @@ class ImageTextModel(nn.Module):
 
     def embed_images(self, x: Tensor) -> Tensor:
         """Return unit vectors (B, D), float32 under autocast too, of images (B, C, \\*spatial)."""
-        return normalize(self.image_projector(self.image_encoder(x)).float(), dim=1)
+        return self.project_images(self.image_encoder(x))
+
+    def project_images(self, features: Tensor) -> Tensor:
+        """Return unit vectors (B, D), float32 under autocast too, of the image encoder's features (B, F)."""
+        return normalize(self.image_projector(features).float(), dim=1)
 
     def embed_tokens(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Return unit vectors (B, D), float32 under autocast too, of sentences (B, T) with their mask (B, T)."""
