@@ -16,12 +16,17 @@ from monai_ssl.data.mixture_sampler import MixtureSampler
 from monai_ssl.data.mixtures import SourceMixture
 from monai_ssl.data.patch_sampler import PatchSampler, sampling_weights
 from monai_ssl.data.patches import VolumePatchDataset
+from monai_ssl.data.phantom_report import finding_sentences
 from monai_ssl.data.places import LabelledPlaces
 from monai_ssl.data.pool import pool_fingerprint, pretraining_rows
 from monai_ssl.data.positives import positive_groups
 from monai_ssl.data.prepare import prepare_store, read_prepared
 from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
+from monai_ssl.data.report_dataset import ReportCollate, ReportDataset
+from monai_ssl.data.report_sections import SECTION_HEADINGS, choose_sections, find_sections, section_headings
+from monai_ssl.data.report_sentences import split_sentences
+from monai_ssl.data.reports import Reports, open_reports
 from monai_ssl.data.samplers import EpochSampler
 from monai_ssl.data.series import open_series
 from monai_ssl.data.source_intensity import SourceIntensity
@@ -39,6 +44,7 @@ from monai_ssl.data.sources import (
 )
 from monai_ssl.data.splits import assert_classes, assert_disjoint, assign_splits, load_split, save_split, split_rows
 from monai_ssl.data.store import ImageStore
+from monai_ssl.data.study_sampler import StudySampler
 from monai_ssl.data.subsets import label_subsets
 from monai_ssl.data.volume_index import build_volume_index
 from monai_ssl.data.volume_intensity import CT_WINDOWS, CTIntensity, ModalityIntensity, MRIntensity, volume_policy
@@ -53,6 +59,7 @@ __all__ = [
     "CT_WINDOWS",
     "EXAMPLE_FINDINGS",
     "EXAMPLE_ORGANS",
+    "SECTION_HEADINGS",
     "CTIntensity",
     "DuplicateReport",
     "EpochSampler",
@@ -70,9 +77,13 @@ __all__ = [
     "RadiographIntensity",
     "RadiographReader",
     "Refusal",
+    "ReportCollate",
+    "ReportDataset",
+    "Reports",
     "SourceIntensity",
     "SourceMixture",
     "StoreDataset",
+    "StudySampler",
     "UnreadableImageError",
     "Volume",
     "VolumePatchDataset",
@@ -84,11 +95,14 @@ __all__ = [
     "available_decoders",
     "build_index",
     "build_volume_index",
+    "choose_sections",
     "describe_index",
     "drop_duplicates",
     "find_duplicates",
     "find_labels_file",
+    "find_sections",
     "find_volume_labels",
+    "finding_sentences",
     "join_labels",
     "label_subsets",
     "load_split",
@@ -103,6 +117,7 @@ __all__ = [
     "open_mixture",
     "open_radiograph",
     "open_radiographs",
+    "open_reports",
     "open_series",
     "open_volume",
     "open_volume_store",
@@ -122,7 +137,9 @@ __all__ = [
     "read_volume_labels",
     "sampling_weights",
     "save_split",
+    "section_headings",
     "select_rows",
     "split_rows",
+    "split_sentences",
     "volume_policy",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embedded example data: a cohort of made-up chest radiographs as DICOM files with labels.
+"""Embedded example data: a cohort of made-up chest radiographs as DICOM files with labels and reports.
 
 They let every command run offline within minutes, and they are hard in the way real ones are: several findings at once,
 patients seen several times, and pose, breath, exposure and window that differ from image to image. They are for
@@ -26,11 +26,12 @@ from monai_ssl.data.files import write_whole
 from monai_ssl.data.phantom_chest import Box
 from monai_ssl.data.phantom_patient import FINDINGS, dominant_finding, draw_patient, random_stream
 from monai_ssl.data.phantom_radiograph import POOL, render_radiograph
+from monai_ssl.data.phantom_report import write_report
 
 EXAMPLE_FINDINGS = FINDINGS
 """The 0/1 columns of ``labels.csv``."""
 
-_CONTENT_VERSION = 3  # raise it when the pictures change, so that folders made before are remade
+_CONTENT_VERSION = 4  # raise it when pictures or tables change, so that folders made before are remade
 
 
 def make_example_radiographs(
@@ -44,8 +45,9 @@ def make_example_radiographs(
     """Write made-up chest radiographs with findings, or return at once when the folder already holds the same ones.
 
     The folder gets ``images/*.dcm`` (Digital X-Ray, 12 or 16 bits, about one in ten MONOCHROME1), ``labels.csv``
-    (``file``, ``patient_id``, ``split``, ``view``, ``label`` and one 0/1 column per finding; ``label`` is ``normal`` or
-    the most urgent finding), ``finding_boxes.json`` (for each file a list of ``finding``, ``rows``, ``columns``, each
+    (``file``, ``patient_id``, ``study_id``, ``split``, ``view``, ``label``, one 0/1 column per finding, and ``report``;
+    ``label`` is ``normal`` or the most urgent finding, and all images of one ``study_id`` have one report, see
+    ``phantom_report``), ``finding_boxes.json`` (for each file a list of ``finding``, ``rows``, ``columns``, each
     span ``[first, last + 1]`` in pixels) and, last of all, ``complete.json`` with the parameters. A folder without a
     matching ``complete.json`` is made anew; every file appears whole or not at all.
 
@@ -92,7 +94,8 @@ def _make(folder: Path, parameters: dict, num_workers: int | None) -> list[str]:
     splits = deal_splits({row["patient_id"]: row["label"] for row in rows}, parameters["seed"])
     for row in rows:
         row["split"] = splits[row["patient_id"]]
-    write_table(folder / "labels.csv", ["file", "patient_id", "split", "view", "label", *FINDINGS], rows)
+    columns = ["file", "patient_id", "study_id", "split", "view", "label", *FINDINGS, "report"]
+    write_table(folder / "labels.csv", columns, rows)
     write_whole(folder / "finding_boxes.json", json.dumps(boxes, indent=1).encode())
     return list(boxes)
 
@@ -104,9 +107,12 @@ def _make_patient(folder: Path, parameters: dict, number: int) -> tuple[list[dic
     fewest, most = parameters["images_per_patient"]
     present = {lesion.finding for lesion in patient.lesions}
     rows, boxes = [], {}
+    patient_id = f"EXAMPLE-{number + 1:04d}"
+    studies = random_stream(seed, "studies", number)
+    study = 0
     for image in range(int(random_stream(seed, "images", number).integers(fewest, most + 1))):
+        study += image == 0 or studies.random() < 0.5
         radiograph = render_radiograph(patient, seed, number, image, size)
-        patient_id = f"EXAMPLE-{number + 1:04d}"
         file = f"images/{patient_id}_{image + 1}.dcm"
         stored = io.BytesIO()
         dataset = radiograph_dataset(radiograph, patient, patient_id, seed, number, image)
@@ -115,11 +121,17 @@ def _make_patient(folder: Path, parameters: dict, number: int) -> tuple[list[dic
         row = {
             "file": file,
             "patient_id": patient_id,
+            "study_id": f"{patient_id}-S{study}",
             "view": radiograph.view,
             "label": dominant_finding(patient.lesions),
         }
         rows.append(row | {finding: int(finding in present) for finding in FINDINGS})
         boxes[file] = [_box_entry(finding, box) for finding, box in radiograph.boxes]
+    for this in range(1, study + 1):
+        own = [row for row in rows if row["study_id"] == f"{patient_id}-S{this}"]
+        report = write_report(patient, [row["view"] for row in own], random_stream(seed, "report", number, this))
+        for row in own:
+            row["report"] = report
     return rows, boxes
 
 

@@ -103,7 +103,8 @@ def test_reader_shows_the_picture_whatever_the_polarity_depth_and_window(cohort,
 
 
 def test_labels_belong_to_the_files(cohort, rows):
-    assert list(rows[0]) == ["file", "patient_id", "split", "view", "label", *EXAMPLE_FINDINGS]
+    columns = ["file", "patient_id", "study_id", "split", "view", "label", *EXAMPLE_FINDINGS, "report"]
+    assert list(rows[0]) == columns
     assert sorted(row["file"] for row in rows) == sorted(f"images/{p.name}" for p in cohort.glob("images/*"))
     for row in rows:
         present = [finding for finding in URGENCY if row[finding] == "1"]
