@@ -54,6 +54,7 @@ from monai_ssl.data.volume_reader import VolumeReader, open_volume, open_volumes
 from monai_ssl.data.volume_slices import VolumeSliceDataset
 from monai_ssl.data.volume_store import open_volume_store
 from monai_ssl.data.volumes import FoundVolumes, OpenVolume, Refusal, Volume
+from monai_ssl.networks.report_tokenizer import ReportTokenizer
 
 __all__ = [
     "CT_WINDOWS",
@@ -79,6 +80,7 @@ __all__ = [
     "Refusal",
     "ReportCollate",
     "ReportDataset",
+    "ReportTokenizer",
     "Reports",
     "SourceIntensity",
     "SourceMixture",

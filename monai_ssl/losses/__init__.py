@@ -9,6 +9,7 @@ from __future__ import annotations
 from monai_ssl.losses.distillation import TeacherCodes, distillation, patch_distillation
 from monai_ssl.losses.distributed import DistributedKind, all_gather, is_distributed
 from monai_ssl.losses.group_nt_xent import GroupNTXentLoss, group_nt_xent
+from monai_ssl.losses.image_text import ImageTextContrastLoss, image_text_contrast
 from monai_ssl.losses.info_nce import InfoNCELoss, info_nce
 from monai_ssl.losses.koleo import KoLeoLoss, koleo
 from monai_ssl.losses.masked_labels import (
@@ -56,6 +57,7 @@ __all__ = [
     "CosineRegressionLoss",
     "DistributedKind",
     "GroupNTXentLoss",
+    "ImageTextContrastLoss",
     "InfoNCELoss",
     "KoLeoLoss",
     "MaskedBinaryCrossEntropyLoss",
@@ -76,6 +78,7 @@ __all__ = [
     "distillation",
     "estimate_log_z",
     "group_nt_xent",
+    "image_text_contrast",
     "info_nce",
     "is_distributed",
     "koleo",

@@ -7,6 +7,7 @@ from .barlow_twins import BarlowTwins
 from .base import SSLMethod
 from .byol import BYOL
 from .c2l import C2L
+from .convirt import ConVIRT
 from .dense_contrast import DenseContrast
 from .dino import DINO
 from .dinov2 import DINOv2
@@ -44,6 +45,7 @@ __all__ = [
     "PIRL",
     "BarlowTwins",
     "ClassTask",
+    "ConVIRT",
     "DINOv2",
     "DenseContrast",
     "FindingsTask",

@@ -14,11 +14,13 @@ from .flexible_unet import FlexibleUNetClassifier, FlexibleUNetImageEncoder
 from .forward_by_size import forward_by_size
 from .gather import gather_rows
 from .heads import LinearHead, MLPHead
+from .image_text import ImageTextModel
 from .masked_decoder import MaskedTokenDecoder, sine_positions, tokens_to_image
 from .mednext import MedNeXtClassifier, MedNeXtImageEncoder
 from .memory_bank import MemoryBank
 from .momentum import MomentumCopy, cosine_momentum
 from .patch_positions import patch_grid, resize_positions
+from .pretrained_text_encoder import PretrainedTextEncoder
 from .prototypes import Prototypes
 from .pyramid_head import PyramidHead
 from .queue import FeatureQueue
@@ -28,12 +30,16 @@ from .shuffle import BatchShuffle, shuffle_batch_norm
 from .source_queues import SourceQueues
 from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
+from .text_encoder import TextEncoder
+from .text_pooling import TEXT_POOLINGS, pool_tokens
+from .text_transformer import TextTransformer
 from .unet import UNetClassifier, UNetImageEncoder
 from .unetr import UNETRClassifier, UNETRImageEncoder
 from .upsampling_head import UpsamplingHead, measure_maps, measure_stride
 from .vit import MeanTokenViT, ViTImageEncoder
 
 __all__ = [
+    "TEXT_POOLINGS",
     "BasicUNetClassifier",
     "BasicUNetImageEncoder",
     "BatchShuffle",
@@ -47,6 +53,7 @@ __all__ = [
     "FlexibleUNetClassifier",
     "FlexibleUNetImageEncoder",
     "ImageEncoder",
+    "ImageTextModel",
     "LinearHead",
     "MLPHead",
     "MaskedTokenDecoder",
@@ -55,6 +62,7 @@ __all__ = [
     "MedNeXtImageEncoder",
     "MemoryBank",
     "MomentumCopy",
+    "PretrainedTextEncoder",
     "Prototypes",
     "PyramidHead",
     "ResNetImageEncoder",
@@ -64,6 +72,8 @@ __all__ = [
     "SwinUNETRClassifier",
     "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
+    "TextEncoder",
+    "TextTransformer",
     "UNETRClassifier",
     "UNETRImageEncoder",
     "UNetClassifier",
@@ -80,6 +90,7 @@ __all__ = [
     "measure_maps",
     "measure_stride",
     "patch_grid",
+    "pool_tokens",
     "resize_positions",
     "shuffle_batch_norm",
     "sine_positions",

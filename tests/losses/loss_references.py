@@ -57,6 +57,19 @@ def slow_nt_xent(view_a, view_b, temperature) -> float:
     return float(np.mean(losses))
 
 
+def slow_image_text(images, texts, temperature, weight, study=None, text=None) -> float:
+    """Pair by pair, direction by direction; targets are shared out among the pairs of equal texts."""
+    count = len(images)
+    total = 0.0
+    for i in range(count):
+        same = [j for j in range(count) if j == i or (text is not None and text[i] == text[j] and text[i] >= 0)]
+        counted = [j for j in range(count) if j in same or study is None or study[i] != study[j] or study[i] < 0]
+        for share, anchor, others in ((weight, images[i], texts), (1 - weight, texts[i], images)):
+            terms = {j: np.exp(cosine(anchor, others[j]) / temperature) for j in counted}
+            total -= share * sum(np.log(terms[j] / sum(terms.values())) for j in same) / len(same)
+    return float(total / count)
+
+
 def slow_masked_reconstruction(prediction, target, counted, power, patch_size=None) -> float:
     """Voxel by voxel; ``counted`` is (B, 1, *spatial)."""
     target = target.astype(np.float64).copy()

@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_ssl.losses import ConstantZNCELoss, InfoNCELoss, NTXentLoss
+from monai_ssl.losses import ConstantZNCELoss, ImageTextContrastLoss, InfoNCELoss, NTXentLoss
 
 LOSSES = {
+    "image_text": lambda temperature: ImageTextContrastLoss(temperature),
     "info_nce": lambda temperature: InfoNCELoss(temperature),
     "nce": lambda temperature: ConstantZNCELoss(1000, temperature),
     "nt_xent": lambda temperature: NTXentLoss(temperature),
@@ -20,7 +21,7 @@ def inputs(name: str, dtype=torch.float32) -> list[torch.Tensor]:
     query, negatives = (torch.randn(n, 16, generator=generator) for n in (8, 32))
     key = query.clone()  # perfect positives have the largest logits, 1 / temperature
     negatives[:4] = -query[:4]
-    tensors = [query, key] if name == "nt_xent" else [query, key, negatives]
+    tensors = [query, key] if name in ("nt_xent", "image_text") else [query, key, negatives]
     return [x.to(dtype).requires_grad_() for x in tensors]
 
 

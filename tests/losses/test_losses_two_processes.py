@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from monai_ssl.losses import (
     ConstantZNCELoss,
+    ImageTextContrastLoss,
     InfoNCELoss,
     KoLeoLoss,
     NTXentLoss,
@@ -126,6 +127,12 @@ def pointed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return point_contrast(query, key, (torch.arange(3) < here).expand(-1, 2, -1), 0.2)
 
 
+def described(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Images and texts with studies and equal texts across the processes, and some that belong to none."""
+    studies, texts = own(0, 1, -1, 1, 0, -1), own(3, -1, 5, 4, 5, 3)
+    return ImageTextContrastLoss(0.2)(a, b, studies) + 2 * ImageTextContrastLoss(0.3)(a, b, studies, texts)
+
+
 def partly_labelled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """One process has a single label, the other all."""
     first = dist.get_rank() * len(a) if is_distributed() else 0
@@ -152,6 +159,8 @@ def cases() -> dict:
         "nt_xent with patients' positives": lambda a, b: contrast_views(a, b, related(a, True), 0.2),
         "moco_v3 without own patients": partial(moco_v3, positives=False),
         "moco_v3 with patients' positives": partial(moco_v3, positives=True),
+        "images and texts": ImageTextContrastLoss(0.2),
+        "images and texts, studies, equal texts": described,
         "info_nce": lambda a, b: InfoNCELoss(0.2)(a, b.detach(), queue),
         "info_nce, gathered keys as queue": lambda a, b: InfoNCELoss(0.2)(a, b, all_gather(b)),
         "nce": lambda a, b: ConstantZNCELoss(100, 0.2)(a, b.detach(), queue),

@@ -20,8 +20,12 @@ def overfit(
     total_steps: int,
     start: int = 0,
     state: dict | None = None,
+    extra: dict | None = None,
 ) -> tuple[list[float], dict]:
-    """Train on images whose views differ by noise; the losses, and the state to go on from."""
+    """Train on images whose views differ by noise; the losses, and the state to go on from.
+
+    ``extra`` is what each batch has beside its views.
+    """
     if state:
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
@@ -29,7 +33,7 @@ def overfit(
     for step in range(start, start + steps):
         generator = torch.Generator().manual_seed(step)
         views = [images + noise * torch.randn(images.shape, generator=generator) for _ in range(2)]
-        out = method({"views": views, "generator": generator})
+        out = method({"views": views, "generator": generator, **(extra or {})})
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
