@@ -28,7 +28,9 @@ from .head_start import fit_head
 from .hit_sheet import Hit, HitRow, hit_sheet_html, hit_sheet_png
 from .hybrid_labels import MixtureLabelMaps, mixture_label_maps
 from .image_text import ImageTower, embed_files, embed_images, embed_text_groups, embed_texts, untrained_copy
-from .image_text_file import OpenImageText, open_image_text
+from .image_text_file import OpenImageText, image_text_or_untrained, open_image_text, untrained_image_text
+from .image_text_handler import ImageTextReportWriter
+from .image_text_tasks import ImageTextQuestions, evaluated_rows
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
 from .model_card import ModelCard, find_model, load_model, read_model_card, save_model
 from .model_handlers import BestModel
@@ -83,6 +85,8 @@ __all__ = [
     "FixedLengthSampler",
     "Hit",
     "HitRow",
+    "ImageTextQuestions",
+    "ImageTextReportWriter",
     "ImageTower",
     "LabelledStoreDataset",
     "LabelledVolumes",
@@ -128,6 +132,7 @@ __all__ = [
     "embed_images",
     "embed_text_groups",
     "embed_texts",
+    "evaluated_rows",
     "extract_features",
     "find_classifier",
     "find_model",
@@ -137,6 +142,7 @@ __all__ = [
     "fit_head",
     "hit_sheet_html",
     "hit_sheet_png",
+    "image_text_or_untrained",
     "knn_probe",
     "linear_probe",
     "load_classifier",
@@ -176,6 +182,7 @@ __all__ = [
     "sliding_window",
     "supervised_task",
     "untrained_copy",
+    "untrained_image_text",
     "write_label_map",
     "zero_shot_probabilities",
 ]

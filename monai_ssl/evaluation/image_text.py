@@ -28,8 +28,20 @@ class ImageTower(nn.Module):
     """The image side of an image-text model as a network of its own: (B, C, \\*spatial) to unit vectors (B, D).
 
     Args:
-        model: has ``embed_images``; an :class:`monai_ssl.networks.ImageTextModel`.
+        model: has ``image_encoder`` and ``image_projector``; an :class:`monai_ssl.networks.ImageTextModel`.
     """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.image_encoder, self.image_projector = model.image_encoder, model.image_projector
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the vectors, float32."""
+        return normalize(self.image_projector(self.image_encoder(x)).float(), dim=1)
+
+
+class _ImageSide(nn.Module):
+    """What runs the image side of any model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -37,7 +49,6 @@ class ImageTower(nn.Module):
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the vectors."""
         return self.model.embed_images(x)
 
 
@@ -63,7 +74,7 @@ def embed_images(
     Raises:
         ValueError: there is no image, or a vector is not finite.
     """
-    return extract_features(ImageTower(model), loader, view, device, precision)
+    return extract_features(_ImageSide(model), loader, view, device, precision)
 
 
 def embed_files(

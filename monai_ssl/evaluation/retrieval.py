@@ -34,6 +34,7 @@ class RetrievalTask:
         groups: ``(Q,)`` independent units of the queries, or None: each query is one.
         unit: what a group is, in a word: ``"patients"``.
         classes: ``(Q,)`` class of each query, for rows by class, or None.
+        places: ``(Q,)`` which of the queries that were given these are; None: all of them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RetrievalTask:
     groups: np.ndarray | None = None
     unit: str = "queries"
     classes: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     def first(self, query: int, count: int) -> list[tuple[int, float, bool]]:
         """Return the ``count`` nearest items of a query, those taken out left out: number, cosine, whether right."""
@@ -158,6 +160,7 @@ def class_retrieval(
         units,
         "queries" if units is None else "patients",
         np.array([class_names[k] if class_names is not None else str(k) for k in kept]),
+        np.flatnonzero(asked >= 0),
     )
 
 
