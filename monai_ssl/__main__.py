@@ -115,7 +115,7 @@ def show_views(
     """Draw a sheet with some images or volumes and the views that training makes of them.
 
     folder_or_file  an image or a volume, a folder of them, a DICOM folder, or a prepared store
-    preset          of images: radiograph, c2l or moco_v2; of volumes: volume, masked, whole or segmentation
+    preset          of images: radiograph, c2l, moco_v2 or convirt; of volumes: volume, masked, whole or segmentation
     size            side of the views in pixels; default: 224, of volumes 96, or three sides: 32,96,96
     output          PNG file to write
     num_images      images to take of a folder; default: 4, of volumes 2

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from monai_ssl.data.cache import SharedImageCache
+from monai_ssl.data.labels import some_values
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.tables import require_columns
 
@@ -164,7 +165,7 @@ class StoreDataset(Dataset):
             number = {value: place for place, value in enumerate(self.classes[name])}
             missing = [value for value in number if value not in present]
             if missing:
-                raise ValueError(f"the classes {missing} are nowhere in the column {name!r}; it has {present}")
+                raise ValueError(f"the classes {missing} are nowhere in the column {name!r}{some_values(present)}")
             self.labels[name] = torch.tensor([number.get(values[row], -1) for row in self.rows], dtype=torch.int64)
         elif classes is not None:
             raise ValueError(f"classes were given for the column {name!r}, but it holds {kind}, not text")

@@ -7,7 +7,7 @@ import collections
 import fnmatch
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -194,11 +194,11 @@ def select_rows(table: pa.Table, where: str | None) -> pa.Table:
         }
         keep = [kept and matches.get(value, False) != negated for kept, value in zip(keep, values, strict=True)]
         if not any(keep):
-            raise ValueError(f"where: no row is left after {clause!r}{_examples(values)}")
+            raise ValueError(f"where: no row is left after {clause!r}{some_values(values)}")
     return table.filter(pa.array(keep, pa.bool_()))
 
 
-def _examples(values: list) -> str:
+def some_values(values: Iterable) -> str:
     """The values a column has, if they are few and short enough to help."""
     distinct = sorted({str(value) for value in values if value is not None})
     if len(distinct) > 12 or any(len(value) > 32 for value in distinct):

@@ -26,7 +26,7 @@ _BEFORE_ORDINALS = _words("der die das den dem des am im vom zum zur ab bis")  #
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 
 _PLACEHOLDERS = re.compile(
-    r"(?:\[\*\*.*?\*\*\]"  # MIMIC-III: [**2101-1-1**]
+    r"(?:\[\*\*.{0,200}?\*\*\]"  # MIMIC-III: [**2101-1-1**]
     r"|_{2,}"  # MIMIC-CXR
     r"|\bX{4,}\b"  # Open-i
     r"|<[A-Z][A-Z0-9 _:=\"/-]*>"  # <NAME>, <DATE-1>, <PHI TYPE="DATE">

@@ -173,12 +173,14 @@ def _read_report(path: Path, headings: dict[str, str], other_encoding: str | Non
         data = path.read_bytes()
     except OSError as error:
         return FoundReport(fault=f"the text file could not be read ({error.strerror or type(error).__name__})")
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     other = False
     try:
-        text = data.decode(encoding)
+        text = data.decode(marked or "utf-8")
     except UnicodeDecodeError:
-        if encoding != "utf-8" or other_encoding is None:
+        if marked is not None:
+            return FoundReport(fault="the text file is not in the encoding that its byte-order mark says")
+        if other_encoding is None:
             return FoundReport(fault="the text file is not UTF-8")
         try:
             text, other = data.decode(other_encoding), True

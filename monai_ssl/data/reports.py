@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from monai_ssl.data.datasets import row_numbers
 from monai_ssl.data.hashing import load_salt
@@ -27,6 +26,7 @@ from monai_ssl.data.report_sources import (
     reports_in_folder,
 )
 from monai_ssl.data.report_sr import reports_in_sr
+from monai_ssl.data.report_studies import number_studies, of_several_patients
 from monai_ssl.data.store import ImageStore
 from monai_ssl.data.tables import require_columns
 
@@ -35,6 +35,8 @@ __all__ = ["Reports", "open_reports"]
 logger = logging.getLogger(__name__)
 
 _OTHERS = "its report is matched to images of several patients"
+_LOST = "every sentence of the report has characters that were lost when it was decoded (U+FFFD)"
+_REFUSED_SCHEMA = pa.schema([("row", pa.int64()), ("path", pa.string()), ("reason", pa.string())])
 _UNMATCHED = "reports that belong to no image"
 
 
@@ -130,15 +132,11 @@ def open_reports(
         ValueError: if there is no such column or section, several sources, or a wrong number.
         RuntimeError: if no image has a report that can be used, or too many reports cannot; the reasons are named.
     """
-    if min_words < 1 or max_chars < 1 or not 0 <= max_refused_fraction <= 1:
-        raise ValueError(
-            f"min_words is {min_words} and max_chars {max_chars} (1 or more), "
-            f"max_refused_fraction {max_refused_fraction} (0 to 1)"
-        )
+    _check_options(min_words, max_chars, max_refused_fraction, other_encoding)
     headings = section_headings() if headings is None else dict(headings)
     sections = check_sections(sections, headings)
     found = _find(store, text_column, text_folder, dicom_sr, study_column, headings, salt, other_encoding)
-    strangers = _of_several_patients(store.table, found.of_row)
+    strangers = of_several_patients(store.table, found.of_row)
     counts = collections.Counter()
     kept: list[tuple[list[str], str | None]] = []
     for number, report in enumerate(found.reports):
@@ -148,14 +146,10 @@ def open_reports(
     of_row = [nothing if number < 0 else kept[number] for number in found.of_row]
     reasons = {row: fault for row, (_, fault) in enumerate(of_row) if fault is not None} | found.faults
     paths = store.table["path"].to_pylist()
-    refused = pa.table(
-        {
-            "row": pa.array(sorted(reasons), pa.int64()),
-            "path": pa.array([paths[row] for row in sorted(reasons)], pa.string()),
-            "reason": pa.array([reasons[row] for row in sorted(reasons)], pa.string()),
-        }
+    refused = pa.Table.from_pylist(
+        [{"row": row, "path": paths[row], "reason": reasons[row]} for row in sorted(reasons)], schema=_REFUSED_SCHEMA
     )
-    study = _studies(store.table, study_column, found.of_row)
+    study = number_studies(store.table, study_column, found.of_row)
     with_text = [row for row in range(len(of_row)) if row not in reasons]
     used = {found.of_row[row] for row in with_text}
     summary = {
@@ -165,6 +159,7 @@ def open_reports(
         "reports": len(used),
         "sentences": sum(len(kept[number][0]) for number in used),
         f"sentences under {min_words} words dropped": counts["short"],
+        "sentences with lost characters dropped": counts["lost"],
         _UNMATCHED: found.unmatched,
         "reports in the other encoding": counts["other encoding"],
     }
@@ -172,6 +167,18 @@ def open_reports(
     logger.info("%s: %s", store.folder, reports.describe())
     _check(reports, store, max_refused_fraction)
     return reports
+
+
+def _check_options(min_words: int, max_chars: int, max_refused_fraction: float, other_encoding: str | None) -> None:
+    if min_words < 1 or max_chars < 1 or not 0 <= max_refused_fraction <= 1:
+        raise ValueError(
+            f"min_words is {min_words} and max_chars {max_chars} (1 or more), "
+            f"max_refused_fraction {max_refused_fraction} (0 to 1)"
+        )
+    try:
+        codecs.lookup(other_encoding or "utf-8")
+    except LookupError:
+        raise ValueError(f"other_encoding is {other_encoding!r}; use a name that Python knows, cp1252 say") from None
 
 
 def _find(
@@ -239,35 +246,12 @@ def _sentences(
         return [], f"the report is longer than {max_chars} characters"
     every = [sentence for text in texts for sentence in split_sentences(text)]
     long_enough = [sentence for sentence in every if count_words(sentence) >= min_words]
+    whole = [sentence for sentence in long_enough if "\N{REPLACEMENT CHARACTER}" not in sentence]
     counts["short"] += len(every) - len(long_enough)
-    return long_enough, None if long_enough else f"the report has no sentence of {min_words} words or more"
-
-
-def _of_several_patients(table: pa.Table, of_row: Iterable[int]) -> set[int]:
-    """Reports that images of different patients are matched to."""
-    if "group_id" not in table.column_names:
-        return set()
-    patients: dict[int, set] = collections.defaultdict(set)
-    for number, patient in zip(of_row, table["group_id"].to_pylist(), strict=True):
-        patients[number].add(patient)
-    return {number for number, own in patients.items() if len(own - {None}) > 1 and number >= 0}
-
-
-def _studies(table: pa.Table, study_column: str | None, of_row: list[int]) -> np.ndarray:
-    """Number the studies: images that name one study of one patient, or share a report, belong together."""
-    column = study_column or ("study" if "study" in table.column_names else None)
-    names = [None] * len(table) if column is None else table[column].to_pylist()
-    patients = table["group_id"].to_pylist() if "group_id" in table.column_names else [None] * len(table)
-    keys = [*(("study", *key) for key in zip(patients, names, strict=True)), *(("report", number) for number in of_row)]
-    rows = np.tile(np.arange(len(table)), 2)
-    known = np.array([key[-1] is not None and key[-1] != -1 for key in keys], dtype=bool)
-    nodes: dict[tuple, int] = {}
-    ends = np.array([nodes.setdefault(key, len(nodes)) for key in keys]) + len(table)
-    size = len(table) + len(nodes)
-    graph = coo_matrix((np.ones(known.sum()), (rows[known], ends[known])), shape=(size, size))
-    _, labels = connected_components(graph, directed=False)
-    _, first, number = np.unique(labels[: len(table)], return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[number].astype(np.int64)  # as they first appear, whatever they are called
+    counts["lost"] += len(long_enough) - len(whole)
+    if whole:
+        return whole, None
+    return [], _LOST if long_enough else f"the report has no sentence of {min_words} words or more"
 
 
 def _check(reports: Reports, store: ImageStore, limit: float) -> None:

@@ -12,18 +12,21 @@ from .collapse import CollapseMonitor, EmbeddingHealth, judge_embeddings
 from .curves import TrainingCurves
 from .encoder_start import EncoderStart
 from .export import EncoderExport
+from .image_text_export import ImageTextExport
 from .probe import OnlineProbe
 from .progress import ProgressETA
 from .reconstruction_sheet import ReconstructionSheet
 from .tensorboard import PretrainTensorBoard, view_grid
 from .throughput import Throughput
 from .time_budget import TimeBudget
+from .validation_loss import ValidationEvents, ValidationLoss
 
 __all__ = [
     "CollapseMonitor",
     "EmbeddingHealth",
     "EncoderExport",
     "EncoderStart",
+    "ImageTextExport",
     "OnlineProbe",
     "PretrainTensorBoard",
     "ProgressETA",
@@ -32,6 +35,8 @@ __all__ = [
     "TimeBudget",
     "TrainingCheckpoint",
     "TrainingCurves",
+    "ValidationEvents",
+    "ValidationLoss",
     "judge_embeddings",
     "view_grid",
 ]

@@ -33,6 +33,8 @@ class EncoderExport:
         metric: name in ``engine.state.metrics`` that tells the best encoder, for example ``"knn_auc"``.
         higher_is_better: which way the metric goes.
         prefer_best: let ``encoder.safetensors`` be the best one, not the newest.
+        metric_event: when the metric may have a new value, and the weights are those that it was measured on; after an
+            epoch, unless e.g. :attr:`ValidationEvents.COMPLETED`.
         every_epochs: how often the newest one is written; always after the last epoch.
         with_decoder: write the network's decoder too, see :func:`monai_ssl.weights.save_encoder`.
         save: function ``(encoder, path, manifest)`` that writes; default: that one.
@@ -53,6 +55,7 @@ class EncoderExport:
         metric: str | None = None,
         higher_is_better: bool = True,
         prefer_best: bool = False,
+        metric_event: Any = Events.EPOCH_COMPLETED,
         every_epochs: int = 1,
         with_decoder: bool = False,
         save: Callable[..., Any] | None = None,
@@ -69,6 +72,7 @@ class EncoderExport:
                 f"the manifest's fields {', '.join(automatic)} are filled in from the encoder; leave them out"
             )
         self.metric, self.higher_is_better, self.every_epochs = metric, higher_is_better, every_epochs
+        self.metric_event = metric_event
         self.save = save or partial(save_encoder, with_decoder=with_decoder)
         folder = Path(folder)
         main = folder / "encoder.safetensors"
@@ -97,18 +101,21 @@ class EncoderExport:
         """Registered at the start, so that whoever measures the metric comes before."""
         if not self._listening and is_main_process():
             self._listening = True
+            engine.add_event_handler(self.metric_event, self._keep_best)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
             engine.add_event_handler(Events.COMPLETED, self._at_end)
 
     def _count(self, engine: PretrainTrainer) -> None:
         self.images_seen += len(engine.state.batch["image"]) * engine.world_size
 
-    def _after_epoch(self, engine: PretrainTrainer) -> None:
+    def _keep_best(self, engine: PretrainTrainer) -> None:
         value = engine.state.metrics.get(self.metric)
         if value is not None and math.isfinite(value):
             better = self.best is None or (value > self.best if self.higher_is_better else value < self.best)
             if better and self._write(engine, self.best_path):
                 self.best = float(value)
+
+    def _after_epoch(self, engine: PretrainTrainer) -> None:
         if engine.state.epoch % self.every_epochs == 0 and self._write(engine, self.last_path):
             self._written_at = engine.state.iteration
 
@@ -132,8 +139,12 @@ class EncoderExport:
             "metrics": metrics,
         }
         try:
-            self.save(engine.method.encoder, path, fields | self.manifest)
+            self._save(engine, path, fields | self.manifest)
         except OSError as error:
             logger.error("%s", error)
             return False
         return True
+
+    def _save(self, engine: PretrainTrainer, path: Path, manifest: dict[str, Any]) -> None:
+        """Write what is exported at one moment."""
+        self.save(engine.method.encoder, path, manifest)

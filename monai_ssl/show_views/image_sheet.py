@@ -11,13 +11,26 @@ import torch
 
 from monai_ssl.show_views.drawing import COLORS, INK, check_sheet, describe_draw, empty_figure, write_sheet
 from monai_ssl.show_views.images import ShownImage
-from monai_ssl.transforms import IntensityStandardize, Params, ViewChain, c2l_views, moco_v2_views, radiograph_views
+from monai_ssl.transforms import (
+    IntensityStandardize,
+    Params,
+    ViewChain,
+    c2l_views,
+    convirt_views,
+    moco_v2_views,
+    radiograph_views,
+)
 from monai_ssl.transforms.sampling import rotation_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-VIEW_PRESETS = {"radiograph": radiograph_views, "c2l": c2l_views, "moco_v2": moco_v2_views}
+VIEW_PRESETS = {
+    "radiograph": radiograph_views,
+    "c2l": c2l_views,
+    "moco_v2": moco_v2_views,
+    "convirt": convirt_views,
+}
 
 
 def save_view_sheet(

@@ -38,7 +38,7 @@ from monai_ssl.transforms.low_resolution import RandomLowResolution
 from monai_ssl.transforms.multi_crop import multi_crop_views
 from monai_ssl.transforms.noise import RandomGaussianNoise
 from monai_ssl.transforms.painting import RandomPainting
-from monai_ssl.transforms.presets import c2l_views, evaluation_view, moco_v2_views, radiograph_views
+from monai_ssl.transforms.presets import c2l_views, convirt_views, evaluation_view, moco_v2_views, radiograph_views
 from monai_ssl.transforms.pyramid import AveragePyramid
 from monai_ssl.transforms.resample import RandomResample
 from monai_ssl.transforms.source_views import SourceViews, modality_views
@@ -88,6 +88,7 @@ __all__ = [
     "boxes_to_mask",
     "c2l_views",
     "cell_diagonal",
+    "convirt_views",
     "count_masked",
     "cut_boxes",
     "draw_block_mask",

@@ -70,6 +70,65 @@ def moco_v2_views(
     return MultiView([chain, chain])
 
 
+def convirt_views(
+    size: int | tuple[int, ...] = 224,
+    spatial_dims: int = 2,
+    num_views: int = 1,
+    min_scale: float | None = None,
+    flip_prob: float = 0.5,
+    rotation_deg: float = 20.0,
+    in_plane: bool = True,
+    translate: float = 0.1,
+    rescale: tuple[float, float] = (0.95, 1.05),
+    jitter: float = 0.4,
+    blur_sigma: tuple[float, float] = (0.1, 3.0),
+    blur_prob: float = 1.0,
+    standardize: IntensityStandardize | None = None,
+) -> MultiView:
+    """Views by the policy of ConVIRT (Zhang et al., arXiv 2010.00747, section 4.1), made for pairs of image and report.
+
+    Crop of 0.6 to 1 of the area, left-right flip with probability 1/2, turn by up to 20 degrees, shift by up to 0.1 of
+    the side, magnification by 0.95 to 1.05, all in one resampling; brightness and contrast 0.6 to 1.4; blur of 0.1 to 3
+    pixels. There is no colour to change. Beyond the image there are zeros; beyond the crop there is the image itself.
+
+    **A flip makes the words "left" and "right" of a report wrong**: the heart and a finding change sides, the sentence
+    does not. The paper flips all the same; ``flip_prob=0`` keeps the sides, and is the right choice where they are to
+    be learnt.
+
+    Volumes get the same along each axis: crops of 0.6 ** 1.5 to 1 of the volume, which is 0.77 to 1 of each side as in
+    an image, and turns within the slices.
+
+    Args:
+        size: side(s) of the views in pixels.
+        spatial_dims: 2 or 3.
+        num_views: number of views; the paper has one, the added contrast of images needs two.
+        min_scale: least share of the image's area or volume; None: as above.
+        flip_prob: probability of a left-right flip, see above.
+        rotation_deg: greatest angle either way.
+        in_plane: turn volumes within their slices only; in 2D it changes nothing.
+        translate: greatest shift as a share of the crop's side.
+        rescale: least and greatest magnification.
+        jitter: half width of the brightness and contrast factors about 1.
+        blur_sigma: least and greatest blur in pixels of the view; the paper's are for 224 pixels, smaller views want
+            less.
+        blur_prob: probability of a blur.
+        standardize: replaces the common standardisation.
+    """
+    sides = _sides(size, spatial_dims)
+    resample = RandomResample(
+        sides,
+        (0.6 ** (spatial_dims / 2) if min_scale is None else min_scale, 1.0),
+        rotation_deg=rotation_deg,
+        flip_prob=flip_prob,
+        translate=translate,
+        padding="zeros",
+        in_plane=in_plane,
+        rescale=rescale,
+    )
+    parts = [resample, RandomBrightnessContrast(jitter, jitter), RandomGaussianBlur(blur_sigma, blur_prob)]
+    return MultiView([ViewChain([*parts, standardize or IntensityStandardize()])] * num_views)
+
+
 def radiograph_views(
     size: int | tuple[int, ...] = 224,
     spatial_dims: int = 2,

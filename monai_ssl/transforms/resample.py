@@ -139,6 +139,8 @@ class RandomResample(_BoxTransform):
       first axis. What the turned box covers beyond the crop is taken from the image itself, not filled in.
     * flips: axis i is mirrored with its probability.
     * shift: the box moves by U(-translate, translate) of its sides, also beyond the image.
+    * size: the content is magnified by U(rescale) about the box's centre, whose sides shrink or grow by it, also beyond
+      the image. With turn and shift this is the affine part of torchvision's RandomAffine after the crop.
     * elastic: a free-form deformation of the view by cubic B-splines (Rueckert et al., IEEE TMI 18(8), 1999), on a
       lattice of ``elastic_cells`` cells along each axis: control points move by ``a * cell * U(-1, 1)`` along each
       axis, with a ~ U(0, elastic) per sample. Up to 0.4 nothing folds (Choi & Lee, Graphical Models 62, 2000).
@@ -159,6 +161,7 @@ class RandomResample(_BoxTransform):
             along the first axis than within slices, a turn out of the slices in index space would shear the patient.
         elastic: greatest move of a control point as a share of a cell, within [0, 0.4]; 0 is off.
         elastic_cells: cells of the lattice along each axis.
+        rescale: least and greatest magnification after the crop; 1 and 1 leave the crop as it is.
     """
 
     def __init__(
@@ -174,6 +177,7 @@ class RandomResample(_BoxTransform):
         in_plane: bool = False,
         elastic: float = 0.0,
         elastic_cells: int = 4,
+        rescale: Sequence[float] = (1.0, 1.0),
     ) -> None:
         super().__init__(size, padding)
         self.scale = check_range("scale", scale, 1e-6, 1.0)
@@ -189,6 +193,7 @@ class RandomResample(_BoxTransform):
             )
         self.elastic = float(elastic)
         self.elastic_cells = int(elastic_cells)
+        self.rescale = check_range("rescale", rescale, 1e-3)
 
     def draw(
         self,
@@ -213,6 +218,8 @@ class RandomResample(_BoxTransform):
         center = crop / 2 + corner
         if self.translate:
             center = center + uniform((batch, n), -self.translate, self.translate, generator, device) * crop
+        if self.rescale != (1.0, 1.0):
+            crop = crop / uniform((batch, 1), *self.rescale, generator, device)
         params = {
             "center": center,
             "crop": crop,

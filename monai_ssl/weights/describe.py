@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import WeightsFileError, read_header
+from .image_text import read_image_text
 from .imagenet import read_checkpoint
 from .imagenet_names import recognise
 from .load import read_manifest
@@ -18,9 +19,9 @@ __all__ = ["describe_weights"]
 
 
 def describe_weights(path: str | os.PathLike) -> str:
-    """Describe an encoder file of this package, or a plain checkpoint with known names.
+    """Describe an encoder file of this package, a model of images and text, or a plain checkpoint with known names.
 
-    Of an encoder file only the header is read.
+    Of the first two only the header is read.
 
     Raises:
         FileNotFoundError: no such file.
@@ -29,7 +30,10 @@ def describe_weights(path: str | os.PathLike) -> str:
     try:
         manifest = read_manifest(path)
     except WeightsFileError:
-        return _describe_checkpoint(path)
+        try:
+            return _describe_image_text(Path(path), read_image_text(path)[0])
+        except WeightsFileError:
+            return _describe_checkpoint(path)
     return _describe_encoder(Path(path), manifest)
 
 
@@ -59,6 +63,28 @@ def _describe_encoder(path: Path, manifest: dict[str, Any]) -> str:
     }
     table = "\n".join(f"{name:<12} {text}" for name, text in rows.items())
     return f"An encoder pretrained with {manifest['method']}\n\n{table}\n\n{_how_to_load(path, network)}"
+
+
+def _describe_image_text(path: Path, description: dict[str, Any]) -> str:
+    manifest, text = description["manifest"], description["text_encoder"]
+    network = manifest["network"]
+    shapes = [shape for _, shape in read_header(path)[1].values()]
+    rows = {
+        "file": f"{path}, {path.stat().st_size / 1e6:.2f} MB, written {manifest['created']}",
+        "images": f"{network['architecture']}, {network['spatial_dims']}D, {network['in_channels']} channel(s)",
+        "text": f"{text.get('kind')}, {text.get('pooling')} pooling",
+        "vectors": f"{description['embedding_dim']} numbers",
+        "tensors": f"{len(shapes)} with {sum(map(math.prod, shapes)):,} values",
+        "images seen": _value(manifest["images_seen"]),
+        "view size": _size(manifest["patch_size"]) if manifest["patch_size"] else "not recorded",
+        "metrics": _value(manifest["metrics"]),
+    }
+    table = "\n".join(f"{name:<12} {value}" for name, value in rows.items())
+    return (
+        f"A model of images and text pretrained with {manifest['method']}\n\n{table}\n\nTo use it:\n\n"
+        "    from monai_ssl.weights import load_image_text\n\n"
+        f"    model, tokenizer, manifest = load_image_text({str(path)!r})"
+    )
 
 
 def _how_to_load(path: Path, network: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from .report import LoadReport
 
 __all__ = ["load_encoder", "open_encoder", "read_manifest", "save_encoder"]
 
+IMAGE_TEXT_KEY = "monai_ssl_image_text"  # in the header of a file of save_image_text
 _HEADER_KEY = "monai_ssl"
 _COMPARED_ELSEWHERE = {"img_size", "conv1_t_stride", "shortcut_type", "bias_downsample", "qkv_bias", "out_channels"}
 _COMPARED_ELSEWHERE |= {"interpolate_positions"}  # which changes nothing at the size a ViT was built for
@@ -57,7 +58,13 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: no such file.
         WeightsFileError: truncated, damaged, of another format, without a manifest or with one from a newer version.
     """
-    text = read_header(path)[0].get(_HEADER_KEY)
+    header = read_header(path)[0]
+    text = header.get(_HEADER_KEY)
+    if text is None and IMAGE_TEXT_KEY in header:
+        raise WeightsFileError(
+            f"{path} holds a model of images and text, which load_image_text opens; the image encoder alone is in the "
+            "encoder.safetensors of the same training"
+        )
     if text is None:
         raise WeightsFileError(
             f"{path} has no monai_ssl manifest: save_encoder did not write it; "
@@ -65,6 +72,18 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(text)
+    except ValueError as error:
+        raise WeightsFileError(f"the manifest of {path} is damaged: {error}") from error
+    return checked_manifest(path, manifest)
+
+
+def checked_manifest(path: str | os.PathLike, manifest: Any) -> dict[str, Any]:
+    """Return the manifest of a file if all of it can be used.
+
+    Raises:
+        WeightsFileError: it can't.
+    """
+    try:
         schema = manifest.get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
             raise WeightsFileError(f"{path} was written by a newer monai_ssl (manifest {schema}, known {SCHEMA})")

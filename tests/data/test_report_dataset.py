@@ -24,6 +24,7 @@ from monai_ssl.data import (
     prepare_store,
     prepare_volumes,
 )
+from monai_ssl.engines.epochs import EpochBatches
 
 TEXTS = [
     "One sentence is here. Two sentences are here now. Three of them.",
@@ -123,18 +124,19 @@ def test_the_draw_depends_on_seed_epoch_and_row_only(store, reports):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_workers(store, reports, workers):
-    def batches(num_workers: int, position: int = 0) -> list[dict]:
+    def batches(num_workers: int, done: int = 0) -> list[dict]:
         dataset = ReportDataset(store, reports, WordTokenizer(), seed=1)
         sampler = StudySampler(dataset.study, 2, seed=1)
-        sampler.set_epoch(4)
-        sampler.load_state_dict(sampler.state_dict() | {"position": position})
         context = {"multiprocessing_context": "fork", "timeout": 60} if num_workers else {}
         loader = DataLoader(
             dataset, 2, sampler=sampler, collate_fn=ReportCollate(0), drop_last=True, num_workers=num_workers, **context
         )
-        return list(loader)
+        trained = EpochBatches(loader, None, torch.device("cpu"))  # what the trainer reads, and where it resumes
+        trained.epoch = 4
+        trained.continue_at(done, None)
+        return list(trained)
 
-    alone, shared, resumed = batches(0), batches(workers), batches(workers, position=2)
+    alone, shared, resumed = batches(0), batches(workers), batches(workers, done=1)
     assert len(alone) == len(shared) == 2
     for one, other in [*zip(alone, shared, strict=True), (alone[1], resumed[0])]:
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
@@ -175,6 +177,9 @@ def test_wrong_arguments(store, reports):
         ReportDataset(store, reports, WordTokenizer())[-1]
     with pytest.raises(ValueError, match="give rows to it"):
         ReportDataset(store, reports, WordTokenizer(), rows=[0], images=StoreDataset(store, [0]))
+    with pytest.raises(ValueError, match="nowhere in the column 'report'") as told:
+        StoreDataset(store, label_columns={"report": ["normal"]})
+    assert "sentence" not in str(told.value), "a column of reports taken for one of classes is not quoted"
     silent = WordTokenizer()
     silent.encode = lambda texts, max_length=None: [[] for _ in texts]
     with pytest.raises(ValueError, match="no token for 11 of 11 sentences"):

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import BasicTextSRStorage
-from synthetic_dicom import make_dicom
+from synthetic_dicom import make_dicom, write_dicom
 
-from monai_ssl.data import Reports, open_reports
+from monai_ssl.data import Reports, open_radiographs, open_reports
 from monai_ssl.data.hashing import hash_identifier
 
 SECRET = "Haemangiopericytoma"  # stands for text that must show up nowhere
@@ -79,16 +80,18 @@ def test_unusable_reports_have_reasons():
     store = store_of(
         report=[
             *("HISTORY: Cough for three days.", "FINDINGS: Normal. No change.", "word " * 30),
-            *("FINDINGS: Clear lungs, normal heart.", "FINDINGS:"),
+            *("FINDINGS: Clear lungs, normal heart.", "FINDINGS:", "Kein gr\ufffd\ufffderer Erguss."),
         ]
     )
-    reports = open_reports(store, max_chars=100, max_refused_fraction=0.8)
+    reports = open_reports(store, max_chars=100, max_refused_fraction=0.9)
     assert reasons(reports) == {
         0: "the report has headings, but no findings or impression",
         1: "the report has no sentence of 3 words or more",
         2: "the report is longer than 100 characters",
         4: "the report is empty",
+        5: "every sentence of the report has characters that were lost when it was decoded (U+FFFD)",
     }
+    assert reports.counts["sentences with lost characters dropped"] == 1
     assert open_reports(store, sections=None, min_words=1, max_refused_fraction=0.8).rows.tolist() == [0, 1, 2, 3]
     assert open_reports(store, sections="history", max_refused_fraction=1).rows.tolist() == [0, 2]
 
@@ -121,6 +124,7 @@ def test_it_stops_when_too_many_cannot_be_used_and_quotes_none(caplog):
         ({"min_words": 0}, "min_words is 0"),
         ({"max_refused_fraction": 2}, r"max_refused_fraction 2 \(0 to 1\)"),
         ({"dicom_sr": "x"}, "no column 'study'"),
+        ({"other_encoding": "latin99"}, "other_encoding is 'latin99'"),
     ],
 )
 def test_wrong_arguments(options, message):
@@ -193,18 +197,20 @@ def test_encodings(tmp_path):
         **{"0": text.encode(), "1": text.encode("utf-8-sig"), "2": text.encode("utf-16"), "3": text.encode("utf-32")},
         **{"4": text.encode("latin-1"), "5": text.encode("utf-16-le"), "6": b"", "7": b"x" * (1 << 20) + b"x"},
         "8": b"\x81\xff",
+        "9": "\ufeffa".encode("utf-16-le") + b"\x00",
     }
     folder = write(tmp_path, **files)
-    store = store_of(report=[None] * 9)
+    store = store_of(report=[None] * 10)
     reports = open_reports(store, text_folder=folder, max_refused_fraction=0.6)
     expected = ["Kein größerer Erguss rechts."]
-    assert reports.sentences == [expected] * 4 + [[]] * 5
+    assert reports.sentences == [expected] * 4 + [[]] * 6
     assert reasons(reports) == {
         4: "the text file is not UTF-8",
         5: "the text file is not UTF-8",
         6: "the report is empty",
         7: "the text file is larger than 1 MiB",
         8: "the text file is not UTF-8",
+        9: "the text file is not in the encoding that its byte-order mark says",
     }
     reports = open_reports(store, text_folder=folder, other_encoding="cp1252", max_refused_fraction=0.6)
     assert reports.sentences[4] == expected and reports.counts["reports in the other encoding"] == 1
@@ -215,7 +221,7 @@ def test_encodings(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no text files"):
         open_reports(store, text_folder=tmp_path / "empty")
-    with pytest.raises(RuntimeError, match="none of 1 images has a report, and 9 reports belong to no image"):
+    with pytest.raises(RuntimeError, match="none of 1 images has a report, and 10 reports belong to no image"):
         open_reports(store_of(path=["other.png"]), text_folder=folder)
 
 
@@ -278,9 +284,7 @@ def test_structured_reports_by_study(tmp_path):
     write_sr(tmp_path / "4", "1.2.3", node("TEXT", concept("Remark"), "Earlier text, no heading."), patient="P-3")
     write_sr(tmp_path / "5", "1.2.3", node("TEXT", concept("Remark"), "Earlier text, no heading."), patient="P-3")
     write_sr(tmp_path / "6", "1.2.9", node("TEXT", None, "Belongs to no image here."))
-    make_dicom(np.zeros((4, 4), np.uint16), StudyInstanceUID="1.2.1").save_as(
-        tmp_path / "image", enforce_file_format=True
-    )
+    write_dicom(tmp_path / "image", np.zeros((4, 4), np.uint16), StudyInstanceUID="1.2.1")
     (tmp_path / "notes.txt").write_text("no DICOM")
     store = sr_store(["1.2.1", "1.2.1", "1.2.2", "1.2.3", "1.2.4"], ["P-1", "P-1", "P-2", "P-3", "P-4"])
     reports = open_reports(store, dicom_sr=tmp_path, salt=SALT)
@@ -300,13 +304,18 @@ def test_structured_reports_that_cannot_be_used(tmp_path):
     whole = (tmp_path / "4").read_bytes()
     (tmp_path / "5").write_bytes(whole[: len(whole) - 20])
     (tmp_path / "4").unlink()
-    store = sr_store([f"1.2.{k}" for k in (1, 2, 3, 4)], [f"P-{k}" for k in (1, 2, 3, 4)])
+    write_sr(tmp_path / "6", "1.2.5", patient="P-5")
+    broken = pydicom.dcmread(tmp_path / "6")
+    broken.add_new("ContentSequence", "LO", "no sequence")
+    broken.save_as(tmp_path / "6")
+    store = sr_store([f"1.2.{k}" for k in range(1, 6)], [f"P-{k}" for k in range(1, 6)])
     reports = open_reports(store, dicom_sr=tmp_path, salt=SALT, max_refused_fraction=0.9)
     told = reasons(reports)
     assert told[0] == "its structured report is of another patient"
     assert told[1] == "its structured report holds no text"
     assert 2 not in told
-    assert 3 in told
+    assert told[3] == "its structured report holds no text", "cut off"
+    assert told[4] == "its structured report is broken"
     with pytest.raises(ValueError, match=r"no index\.salt beside it"):
         open_reports(store, dicom_sr=tmp_path)
     with pytest.raises(RuntimeError, match="whether the salt is that of the index"):
@@ -314,6 +323,23 @@ def test_structured_reports_that_cannot_be_used(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match="no DICOM structured reports"):
         open_reports(store, dicom_sr=tmp_path / "none", salt=SALT)
+
+
+def test_structured_reports_beside_radiographs(tmp_path):
+    """The index hashes the studies of the images, and its salt those of the reports."""
+    random = np.random.default_rng(0)
+    for number, study in enumerate(("1.2.1", "1.2.1", "1.2.2")):
+        pixels = random.integers(0, 4000, (40, 30), dtype=np.uint16)
+        write_dicom(tmp_path / f"images/{number}", pixels, bits=12, StudyInstanceUID=study, PatientID=f"P-{study}")
+    write_sr(tmp_path / "images/sr1", "1.2.1", node("TEXT", concept("Report"), REPORT), patient="P-1.2.1")
+    write_sr(tmp_path / "images/sr2", "1.2.2", node("TEXT", None, "Clear lungs on both sides."), patient="P-1.2.2")
+    store = open_radiographs(
+        tmp_path / "images", tmp_path / "cache", num_workers=0, progress=False, drop_duplicates=False
+    )
+    reports = open_reports(store, dicom_sr=tmp_path / "images")
+    assert reports.sentences == [SENTENCES, SENTENCES, ["Clear lungs on both sides."]]
+    assert reports.study.tolist() == [0, 0, 1]
+    assert SECRET not in str(store.table.to_pylist()) and SECRET not in str(store.refused.to_pylist())
 
 
 # Real reports

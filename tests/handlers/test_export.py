@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 
 import pytest
 import torch
 from ignite.engine import Events
+from text_cases import small_tokenizer, small_transformer
 from toy_training import ToyImages, ToyMethod, toy_trainer
 
 from monai_ssl.engines import TrainingStopped
-from monai_ssl.handlers import EncoderExport, TrainingCheckpoint
-from monai_ssl.networks import build_encoder
-from monai_ssl.weights import open_encoder, read_manifest
+from monai_ssl.handlers import EncoderExport, ImageTextExport, TrainingCheckpoint
+from monai_ssl.networks import ImageTextModel, build_encoder
+from monai_ssl.weights import load_image_text, open_encoder, read_manifest
 
 
 class Records:
@@ -160,3 +162,34 @@ def test_a_real_encoder_is_written_and_read_back(tmp_path):
     encoder = open_encoder(tmp_path / "encoder.safetensors")
     for key, value in trainer.method.encoder.encoder_state_dict().items():
         assert torch.equal(value, encoder.encoder_state_dict()[key])
+
+
+def test_a_model_of_images_and_text_is_written_beside_its_encoder(tmp_path):
+    tokenizer = small_tokenizer()
+
+    class Method(ToyMethod):
+        def __init__(self):
+            super().__init__()
+            self.encoder = build_encoder("resnet10", widen_factor=0.125)
+            self.head = torch.nn.Linear(64, 4)
+            self.teacher = copy.deepcopy(torch.nn.Sequential(self.encoder, self.head)).requires_grad_(False)
+            text = small_transformer(vocab_size=tokenizer.vocab_size)
+            self.model = ImageTextModel(self.encoder, text, embedding_dim=8)
+
+    export = ImageTextExport(tmp_path, tokenizer, {"method": "ConVIRT"}, metric="knn_auc", prefer_best=True)
+    dataset = ToyImages(size=32)
+    trainer = toy_trainer(
+        dataset=dataset, method=Method, max_epochs=2, train_handlers=[export, Scores([0.8, 0.6])], batch_size=10
+    )
+    trainer.run()
+    names = {"encoder.safetensors", "encoder_last.safetensors", "image_text.safetensors", "image_text_last.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for ending in ("", "_last"):
+        model, _, manifest = load_image_text(tmp_path / f"image_text{ending}.safetensors")
+        alone = open_encoder(tmp_path / f"encoder{ending}.safetensors").eval()
+        image = dataset.images[:2]
+        torch.testing.assert_close(model.image_encoder(image), alone(image))
+        assert manifest["metrics"]["knn_auc"] == (0.6 if ending else 0.8)
+    torch.testing.assert_close(
+        model.text_projector.layers[0].weight, trainer.method.model.text_projector.layers[0].weight
+    )

@@ -17,6 +17,7 @@ from monai_ssl.transforms import base
 TRANSFORMS = {
     "resample": lambda: T.RandomResample(12, (0.2, 1.0), rotation_deg=20, flip_prob=0.5, translate=0.1),
     "elastic": lambda: T.RandomResample(12, zoom=(0.5, 1.2), rotation_deg=20, in_plane=True, elastic=0.3),
+    "rescaled": lambda: T.RandomResample(12, (0.6, 1.0), rotation_deg=20, rescale=(0.8, 1.3), padding="zeros"),
     "center": lambda: T.CenterResample(12, "pad"),
     "random_center": lambda: T.RandomCenterResample(12, "native", (0.5, 1.2), 0.1, rotation_deg=20, flip_prob=0.5),
     "jitter": lambda: T.RandomBrightnessContrast(0.4, 0.4, prob=0.7),

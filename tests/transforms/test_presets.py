@@ -44,6 +44,39 @@ def test_moco_v2_is_the_papers():
     assert (blur.sigma, blur.prob) == ((0.1, 2.0), 0.5)
 
 
+def test_convirt_is_the_papers():
+    assert len(T.convirt_views(224)) == 1 and len(T.convirt_views(224, num_views=2)) == 2
+    chain = T.convirt_views(224).chains[0]
+    assert steps(chain) == ["RandomResample", "RandomBrightnessContrast", "RandomGaussianBlur", "IntensityStandardize"]
+    resample, jitter, blur, _ = chain.transforms
+    assert (resample.scale, resample.rotation_deg, resample.flip_prob) == ((0.6, 1.0), 20, 0.5)
+    assert (resample.translate, resample.rescale, resample.padding) == (0.1, (0.95, 1.05), "zeros")
+    assert (jitter.brightness, jitter.contrast, jitter.prob) == (0.4, 0.4, 1.0)
+    assert (blur.sigma, blur.prob) == ((0.1, 3.0), 1.0)
+    assert T.convirt_views(32, min_scale=0.9).chains[0].transforms[0].scale == (0.9, 1.0)
+
+
+def test_convirt_crops_volumes_as_far_along_each_side_as_images():
+    for dims in (2, 3):
+        resample = T.convirt_views(16, dims).chains[0].transforms[0]
+        assert resample.scale[0] ** (1 / dims) == pytest.approx(0.6**0.5)
+    view = T.convirt_views(16, 3, num_views=2)(torch.rand(2, 1, 20, 24, 24), torch.Generator().manual_seed(0))
+    assert [tuple(one.shape) for one in view] == [(2, 1, 16, 16, 16)] * 2
+    assert not torch.equal(*view)
+
+
+def test_convirt_without_flips_keeps_the_sides():
+    image = torch.zeros(64, 1, 40, 40)
+    image[..., :10] = 1  # a marker on the left
+
+    def left(flip_prob: float) -> torch.Tensor:
+        view = T.convirt_views(32, flip_prob=flip_prob)(image, torch.Generator().manual_seed(0))[0]
+        return view[..., :8].mean((1, 2, 3)) > view[..., -8:].mean((1, 2, 3))
+
+    assert left(0.0).all()
+    assert 0.3 < left(0.5).float().mean() < 0.7
+
+
 def test_radiograph_parts_can_be_left_out():
     chain = T.radiograph_views(
         32, min_scale=0.5, jitter=0, gamma_prob=0, blur_prob=0, rotation_deg=0, flip_prob=0, num_views=3

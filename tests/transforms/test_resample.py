@@ -349,3 +349,19 @@ def test_views_share_one_pyramid(monkeypatch):
     assert len(calls) == 1
     for view, own in zip(shared, params, strict=True):
         assert torch.equal(view, chain.apply(x, own))
+
+
+def test_rescale_magnifies_about_the_centre_of_the_crop():
+    x = torch.rand(3, 1, 32, 32, generator=seeded(1))
+    still = RandomResample(16, (1.0, 1.0), (1.0, 1.0))
+    for factor in (0.5, 2.0):
+        changed = RandomResample(16, (1.0, 1.0), (1.0, 1.0), rescale=(factor, factor))
+        params = changed.draw(x.shape, seeded())
+        torch.testing.assert_close(params["crop"], torch.full((3, 2), 32 / factor))
+        torch.testing.assert_close(params["center"], still.draw(x.shape, seeded())["center"])
+    drawn = RandomResample(16, rescale=(0.8, 1.25)).draw((500, 1, 32, 32), seeded())["crop"].prod(1)
+    plain = RandomResample(16).draw((500, 1, 32, 32), seeded())["crop"].prod(1)
+    factors = (plain / drawn).sqrt()
+    assert 0.8 <= factors.min() < 0.82 and 1.23 < factors.max() <= 1.2501
+    with pytest.raises(ValueError, match="rescale"):
+        RandomResample(16, rescale=(2.0, 1.0))
