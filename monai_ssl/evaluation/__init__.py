@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from .chexpert_report import report_chexpert_retrieval
 from .chexpert_retrieval import ChexpertRetrieval, read_chexpert_retrieval
 from .classifier_card import (
     ClassifierCard,
@@ -166,6 +167,7 @@ __all__ = [
     "read_segmenter_card",
     "read_size_for",
     "regularisation_rule",
+    "report_chexpert_retrieval",
     "report_retrieval",
     "report_table",
     "restore_class_numbers",

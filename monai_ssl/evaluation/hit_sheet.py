@@ -69,9 +69,12 @@ def hit_sheet_png(rows: Sequence[HitRow], title: str) -> bytes:
     columns = 1 + max((len(row.hits) for row in rows), default=0)
     if columns == 1:
         raise ValueError("there is no hit to show")
-    figure = Figure(figsize=(1.7 * columns + 0.3, 2.05 * len(rows) + 0.5), dpi=100, layout="constrained")
-    figure.suptitle(_plain(title), fontsize=11, color=_INK)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+    width, height = 1.7 * columns + 0.3, 2.05 * len(rows) + 0.45  # inches
+    figure = Figure(figsize=(width, height), dpi=100)
+    figure.suptitle(_plain(title), fontsize=11, color=_INK, y=1 - 0.2 / height)
+    # A layout that is found by solving for it would take seconds.
+    margins = {"left": 0.1 / width, "right": 1 - 0.1 / width, "top": 1 - 0.45 / height, "bottom": 0.3 / height}
+    grid = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={**margins, "wspace": 0.05, "hspace": 0.2})
     for places, row in zip(grid, rows, strict=True):
         for place in places:
             place.set(xticks=[], yticks=[])

@@ -16,9 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_ssl.metrics import BootstrapInterval, first_relevant_rank, retrieval_score
+from monai_ssl.metrics import (
+    RETRIEVAL_MEASURES,
+    BootstrapInterval,
+    chance_at_k,
+    first_relevant_rank,
+    retrieval_score,
+)
 
 __all__ = ["RetrievalTask", "class_retrieval", "report_retrieval", "score_retrieval"]
+
+FEWEST_UNITS = 10  # for an interval
 
 
 @dataclass(frozen=True)
@@ -175,10 +183,11 @@ def score_retrieval(task: RetrievalTask, other: RetrievalTask | None = None, **o
     Returns:
         Rows of plain values: ``task``, ``class``, ``measure``, ``k``, ``value``, ``chance``, ``over_chance``,
         ``other``, ``over_other`` (with ``_low``, ``_high`` and for differences ``_p``), ``queries``, ``left_out``,
-        ``items``, ``groups``, ``unit``, ``median_rank``. A class with fewer than two units has no figures.
+        ``items``, ``groups``, ``unit``, ``median_rank``. Of fewer than 10 independent queries there are no intervals
+        and no p: resampling so few says too little of others.
 
     Raises:
-        ValueError: fewer than two independent queries, or ``other`` is of other queries or items.
+        ValueError: ``other`` is of other queries or items.
     """
     if other is not None and not torch.equal(task.relevant, other.relevant):
         raise ValueError(f"{task.name}: the second model was asked other queries or had other items")
@@ -201,25 +210,39 @@ def _row(
     row |= {"queries": int(answerable.sum()), "left_out": int((~answerable).sum()), "items": similarity.shape[1]}
     row |= {"groups": len(np.unique(units[answerable.numpy()])), "unit": task.unit}
     row["median_rank"] = float(ranks.median()) if len(ranks) else None
-    empty = dict.fromkeys(("value", "chance", "over_chance", "other", "over_other"))
-    if name != "all" and row["groups"] < 2:
-        return row | interval_columns(empty)
     second = None if other is None else other.similarity[queries]
-    score = retrieval_score(similarity, relevant, k, task.measure, other=second, groups=units, **options)
-    return row | interval_columns({key: getattr(score, key) for key in empty})
+    if row["groups"] >= FEWEST_UNITS:
+        score = retrieval_score(similarity, relevant, k, task.measure, other=second, groups=units, **options)
+        names = ("value", "chance", "over_chance", "other", "over_other")
+        return row | interval_columns({name: getattr(score, name) for name in names})
+    measure = RETRIEVAL_MEASURES[task.measure]
+    mean = [None if x is None else _mean(measure(x, relevant, k)[answerable]) for x in (similarity, second)]
+    return row | plain_columns(*mean, chance=_mean(chance_at_k(similarity, relevant, k, task.measure)[answerable]))
 
 
 def interval_columns(values: dict[str, BootstrapInterval | float | None]) -> dict[str, float | None]:
-    """Columns of a row: each interval as its value and ends, a difference with its p-value, ``chance`` as it is."""
+    """Columns of a row: each interval as its value and ends, a difference with its p-value, a number as it is."""
     row: dict[str, float | None] = {}
     for name, value in values.items():
-        if name == "chance":
-            row[name] = value
-            continue
-        row |= {name: value and value.value, f"{name}_low": value and value.low, f"{name}_high": value and value.high}
+        known = isinstance(value, BootstrapInterval)
+        row[name] = value.value if known else value
+        if name != "chance":
+            row |= {f"{name}_low": value.low if known else None, f"{name}_high": value.high if known else None}
         if name.startswith("over_"):
-            row[f"{name}_p"] = value and value.p_value
+            row[f"{name}_p"] = value.p_value if known else None
     return row
+
+
+def plain_columns(value: float | None, other: float | None, chance: float | None) -> dict[str, float | None]:
+    """Columns of a row that has too few units for intervals."""
+    over = [None if value is None or base is None else value - base for base in (chance, other)]
+    return interval_columns(
+        {"value": value, "chance": chance, "over_chance": over[0], "other": other, "over_other": over[1]}
+    )
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.double().mean()) if len(values) else None
 
 
 def _check_vectors(first: Tensor, second: Tensor) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monai_ssl.evaluation.retrieval import FEWEST_UNITS
 from monai_ssl.evaluation.run_facts import (
     RunFacts,
     run_lines,
@@ -65,15 +66,18 @@ class RetrievalReport:
             f"# Image-text report: {self.title}",
             "",
             f"Value with its {first['confidence']:.0%} bootstrap interval ({first['resamples']} resamples of {units}; "
-            "the items are taken as they are), and p of its difference from chance"
+            f"the items are taken as they are; none of fewer than {FEWEST_UNITS}), and p of its difference from chance"
             + (f" and from the same network {self.other}, on the same queries." if compared else "."),
             *(line for note in self.notes for line in ("", note)),
         ]
         overall = [row for row in self.rows if row["class"] == "all"]
         by_class = [row for row in self.rows if row["class"] != "all" and row["value"] is not None]
+        by_class.sort(key=lambda row: row["groups"] < FEWEST_UNITS)  # those with intervals first, else as they come
         lines += ["", *self._table(overall, compared)]
         if by_class:
             lines += ["", "## By class", "", *self._table(by_class[:_SHOWN_CLASSES], compared)]
+        if len(by_class) > _SHOWN_CLASSES:
+            lines += ["", f"{len(by_class) - _SHOWN_CLASSES} more rows are in the CSV file."]
         left_out = {(row["task"], row["left_out"]) for row in overall if row["left_out"]}
         lines += [f"\n{count} queries of {task} have no right item and are left out." for task, count in left_out]
         return "\n".join([*lines, "", *run_lines(first)])
@@ -83,10 +87,10 @@ class RetrievalReport:
         lines = [table_line(header), "|" + "---|" * len(header)]
         for row in rows:
             cells = [row["task"], row["class"], row["queries"], row["items"], _measure(row), shown_number(row["value"])]
-            cells += [shown_interval(row, "value"), shown_number(row["chance"]), shown_number(row["over_chance_p"])]
+            cells += [_interval(row, "value"), shown_number(row["chance"]), shown_number(row["over_chance_p"])]
             if compared:
                 cells += [shown_number(row["other"]), shown_number(row["over_other"])]
-                cells += [shown_interval(row, "over_other"), shown_number(row["over_other_p"])]
+                cells += [_interval(row, "over_other"), shown_number(row["over_other_p"])]
             lines.append(table_line(cells))
         return lines
 
@@ -137,6 +141,10 @@ def _measure(row: Mapping[str, Any]) -> str:
     return _MEASURES[row["measure"]].format(k=row["k"])
 
 
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    return "-" if row[f"{name}_low"] is None else shown_interval(row, name)
+
+
 def _bars_png(rows: Sequence[Mapping[str, Any]], title: str, other: str) -> bytes:
     """Bars of the figures over all queries with their intervals, a line at chance, and the second model's beside."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -151,8 +159,9 @@ def _bars_png(rows: Sequence[Mapping[str, Any]], title: str, other: str) -> byte
         for name, shift, color in (("value", -1, "#2e86ab"), ("other", 1, "#b8bec4")):
             if row[name] is not None:
                 place = number + (shift * height / 2 if compared else 0)
-                ends = [[max(0.0, row[name] - row[f"{name}_low"])], [max(0.0, row[f"{name}_high"] - row[name])]]
-                axes.barh(place, row[name], height, color=color, xerr=ends, error_kw={"ecolor": "#444444"})
+                axes.barh(place, row[name], height, color=color)
+                if row[f"{name}_low"] is not None:
+                    axes.hlines(place, row[f"{name}_low"], row[f"{name}_high"], color="#444444", linewidth=1.5)
         axes.vlines(row["chance"], number - 0.45, number + 0.45, color="#d1495b", linewidth=1.5)
     axes.set_yticks(range(len(shown)), [f"{row['task']}, {_measure(row)}" for row in shown], fontsize=9)
     axes.set(xlim=(0, 1), title="blue: the model" + (f", grey: {other}" if compared else "") + ", red: chance")

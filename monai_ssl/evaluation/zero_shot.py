@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from monai_ssl.data.tables import nearest_name
 from monai_ssl.evaluation.image_text import embed_text_groups
-from monai_ssl.evaluation.retrieval import interval_columns
+from monai_ssl.evaluation.retrieval import FEWEST_UNITS, interval_columns, plain_columns
 from monai_ssl.metrics import area_under_roc, bootstrap_difference, bootstrap_interval
 
 __all__ = ["Prompts", "read_prompts", "score_zero_shot", "zero_shot_probabilities"]
@@ -190,6 +190,7 @@ def score_zero_shot(
 
     Returns:
         A row over all classes, and one for each unless the question is binary (whose second class is asked for).
+        Without intervals where there are fewer than 10 patients, or too few of a class.
 
     Raises:
         ValueError: a class is not among the labels, or shapes do not fit.
@@ -212,13 +213,19 @@ def score_zero_shot(
 
         mine, use = p[:, column], {"groups": units, **options}
         theirs = None if other is None else np.asarray(other)[:, column]
-        found = {
-            "value": bootstrap_interval(area, labels, mine, **use),
-            "chance": 0.5,
-            "over_chance": bootstrap_difference(area, labels, mine, np.zeros_like(mine), **use),
-            "other": None if theirs is None else bootstrap_interval(area, labels, theirs, **use),
-            "over_other": None if theirs is None else bootstrap_difference(area, labels, mine, theirs, **use),
-        }
         counts = {"class": name, "queries": int(known.sum()), "groups": len(np.unique(units[known]))}
-        rows.append(shared | counts | interval_columns(found))
+        plain = plain_columns(area(labels, mine), None if theirs is None else area(labels, theirs), 0.5)
+        try:
+            found = interval_columns(
+                {
+                    "value": bootstrap_interval(area, labels, mine, **use),
+                    "chance": 0.5,
+                    "over_chance": bootstrap_difference(area, labels, mine, np.zeros_like(mine), **use),
+                    "other": None if theirs is None else bootstrap_interval(area, labels, theirs, **use),
+                    "over_other": None if theirs is None else bootstrap_difference(area, labels, mine, theirs, **use),
+                }
+            )
+        except ValueError:  # too few of some class for most resamples
+            found = plain
+        rows.append(shared | counts | (found if counts["groups"] >= FEWEST_UNITS else plain))
     return rows

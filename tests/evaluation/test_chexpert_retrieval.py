@@ -8,8 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from toy_image_text import ToyImageText, ToyTokenizer
 
-from monai_ssl.evaluation import class_retrieval, read_chexpert_retrieval, score_retrieval
+from monai_ssl.evaluation import (
+    OpenImageText,
+    Preprocessing,
+    class_retrieval,
+    read_chexpert_retrieval,
+    report_chexpert_retrieval,
+    score_retrieval,
+)
 
 COLUMNS = "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia"
 COLUMNS = [*COLUMNS.split(","), "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture"]
@@ -20,7 +29,7 @@ IMAGE = "CheXpert-v1.0-small/train/patient{:05d}/study1/view1_frontal.jpg"
 
 @pytest.fixture
 def release(tmp_path) -> tuple[Path, Path]:
-    """Four candidates and two image queries for each of three classes, three sentences, and empty image files."""
+    """Four candidates and two image queries for each of three classes, three sentences, and images."""
     folder, images = tmp_path / "convirt", tmp_path / "data"
     rows = [",".join(["Path,Sex,Age,Frontal/Lateral,AP/PA", *COLUMNS])]
     queries, texts, number = ["Variable,Path"], ["Variable,Text"], 0
@@ -29,7 +38,7 @@ def release(tmp_path) -> tuple[Path, Path]:
             number += 1
             path = IMAGE.format(number)
             (images / path).parent.mkdir(parents=True)
-            (images / path).touch()
+            picture(name, number).save(images / path)
             if place < 4:
                 marks = [f"{float(column == name)}" for column in COLUMNS]
                 rows.append(",".join([path, "Male", "61", "Frontal", "AP", *marks]))
@@ -41,6 +50,15 @@ def release(tmp_path) -> tuple[Path, Path]:
         (folder / f"{kind}-retrieval/candidate.csv").write_text("\n".join(rows))
         (folder / f"{kind}-retrieval/query.csv").write_text("\n".join(table))
     return folder, images
+
+
+def picture(name: str, number: int) -> Image.Image:
+    """A bright square that the toy model sees: left of Edema, right of Fracture."""
+    pixels = np.random.default_rng(number).normal(90, 5, (48, 48))
+    if name != "No Finding":
+        column = 12 if name == "Edema" else 36
+        pixels[16:32, column - 6 : column + 6] += 120
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -131,3 +149,25 @@ def test_sentences_do_not_stand_in_messages(release):
     with pytest.raises(ValueError, match=r"more than once \(row 2 comes again\)") as caught:
         read_chexpert_retrieval(folder, images)
     assert "surely" not in str(caught.value)
+
+
+def test_a_model_that_knows_the_classes_is_better_than_chance(release, tmp_path):
+    folder, images = release
+    words = {"No Finding": "normal", "Edema": "left", "Fracture": "right"}
+    for name, word in words.items():
+        edit(folder / "text-retrieval/query.csv", f"This is {name}, surely.", word)
+    manifest = {"method": "ConVIRT", "images_seen": 64, "network": {"architecture": "resnet18"}}
+    preprocessing = Preprocessing((48, 48), mean=0.0, std=1.0)
+    opened = OpenImageText(ToyImageText(), ToyTokenizer(), preprocessing, manifest, "f" * 64)
+    report = report_chexpert_retrieval(opened, folder, images, tmp_path / "out", ks=(4,), resamples=30)
+    first = {row["task"]: row for row in reversed(report.rows) if row["class"] == "all"}
+    assert {task: (row["value"], row["queries"]) for task, row in first.items()} == {
+        "image to image": (1.0, 6),
+        "text to image": (1.0, 3),
+    }
+    assert all(row["chance"] == pytest.approx(1 / 3) for row in first.values())
+    assert first["text to image"]["other"] < 1, "an untrained network does not know the words"
+    assert "ConVIRT (64 images seen)" in (tmp_path / "out/chexpert_8x200_report.md").read_text()
+    next(path for path in (images / "CheXpert-v1.0-small").rglob("*.jpg")).write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ValueError, match=r"1 of 18 images can't be read; .*jpg: "):
+        report_chexpert_retrieval(opened, folder, images, ks=(4,), resamples=30)

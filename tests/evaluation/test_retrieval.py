@@ -64,7 +64,10 @@ def test_findings_and_unknown_classes():
     assert task.relevant.tolist() == [[True, True, False, False, False]] * 2 + [[False, True, True, False, False]]
     assert [place for place, _, _ in task.first(0, 5)][-1] != 3 and len(task.first(0, 5)) == 4
     rows = score_retrieval(task, n=30)
-    assert [row["k"] for row in rows] == [1, 1, 1] and rows[2]["value"] is None, "one query of b has no interval"
+    assert [row["k"] for row in rows] == [1, 1, 1]
+    for row, chance in zip(rows, (0.5, 0.5, 0.5), strict=True):
+        assert (row["value"], row["chance"], row["over_chance"]) == (1.0, pytest.approx(chance), pytest.approx(0.5))
+        assert row["value_low"] is row["over_chance_p"] is row["other"] is None, "three sentences have no interval"
     known = class_retrieval("x", items, items, np.array([0, 0, 1, -1, 1]), np.array([0, 0, 1, -1, 1]), ks=(1,))
     assert len(known.similarity) == 4 and (known.similarity[:, 3] == -torch.inf).all()
 
