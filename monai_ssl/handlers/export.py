@@ -34,7 +34,7 @@ class EncoderExport:
         higher_is_better: which way the metric goes.
         prefer_best: let ``encoder.safetensors`` be the best one, not the newest.
         metric_event: when the metric may have a new value, and the weights are those that it was measured on; after an
-            epoch, unless e.g. :attr:`ValidationEvents.COMPLETED`.
+            epoch, unless e.g. :attr:`ValidationEvents.VALIDATION_COMPLETED`.
         every_epochs: how often the newest one is written; always after the last epoch.
         with_decoder: write the network's decoder too, see :func:`monai_ssl.weights.save_encoder`.
         save: function ``(encoder, path, manifest)`` that writes; default: that one.

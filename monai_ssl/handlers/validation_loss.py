@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ignite.engine import EventEnum, Events
+from ignite.engine import Engine, EventEnum, Events
 from ignite.handlers import EarlyStopping
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -28,7 +28,7 @@ _KEPT = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 class ValidationEvents(EventEnum):
     """What :class:`ValidationLoss` adds to the trainer's events."""
 
-    COMPLETED = "validation_completed"
+    VALIDATION_COMPLETED = "validation_completed"  # ignite compares events by this name
     """After each evaluation, with the new values in ``engine.state.metrics``."""
 
 
@@ -36,17 +36,17 @@ class ValidationLoss:
     """Compute the method's loss on held-out data every few steps, and act on it where it no longer falls.
 
     Writes ``val_loss``, and every other number that the method gives as ``val_`` and its name, into
-    ``engine.state.metrics``, then fires :attr:`ValidationEvents.COMPLETED`. The training does not notice: no gradient,
-    no statistics, no random number of it changes. Values are means over the images of all batches, so let all batches
-    be of one size where the loss depends on it, as that of a contrast does. In a distributed run the main process
-    measures and the others take its values.
+    ``engine.state.metrics``, then fires :attr:`ValidationEvents.VALIDATION_COMPLETED`. The training does not notice: no
+    gradient, no statistics, no random number of it changes. Values are means over the images of all batches, so let all
+    batches be of one size where the loss depends on it, as that of a contrast does. In a distributed run the main
+    process measures and the others take its values.
 
     With ``patience`` the learning rate is multiplied by ``factor`` each time as many evaluations in a row have not
     improved on the lowest loss (torch's ``ReduceLROnPlateau``). ConVIRT (arXiv 2010.00747, section 4.1): every 5,000
     steps, 5 evaluations, factor 1/2, 200 evaluations in all. After a resume all of it goes on to the same numbers.
 
     To keep the best weights: ``EncoderExport(..., metric="val_loss", higher_is_better=False, prefer_best=True,
-    metric_event=ValidationEvents.COMPLETED)``.
+    metric_event=ValidationEvents.VALIDATION_COMPLETED)``.
 
     Args:
         loader: held-out data in the form that the trainer's loader has; iterated anew each time.
@@ -117,11 +117,14 @@ class ValidationLoss:
                 engine.optimizer, factor=self.factor, patience=self.patience - 1, threshold=0.0, min_lr=floors
             )
         if self.stop_patience is not None:
-            self._stopping = EarlyStopping(self.stop_patience, lambda e: -e.state.metrics["val_loss"], engine)
+            # It ends an engine at once; the training shall end after the handlers of an epoch, where one is over.
+            nothing = Engine(lambda *_: None)
+            self._stopping = EarlyStopping(self.stop_patience, lambda e: -e.state.metrics["val_loss"], nothing)
         engine.register_events(*ValidationEvents)
         engine.register_state("validation_loss", self)
-        engine.add_event_handler(Events.STARTED, self._end_again)
+        engine.add_event_handler(Events.STARTED, self._end)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, the lowest loss, and how the two watchers stand."""
@@ -141,10 +144,10 @@ class ValidationLoss:
         if self._stopping is not None and "stopping" in state:
             self._stopping.load_state_dict(state["stopping"])
 
-    def _end_again(self, engine: PretrainTrainer) -> None:
-        """A training that had ended here ends here again when it is resumed."""
+    def _end(self, engine: PretrainTrainer) -> None:
+        """End the training if that is decided; one that is resumed after its end, too."""
         if self.ended:
-            logger.info("the validation loss had ended this training after %d evaluations", self.evaluations)
+            logger.info("the validation loss ends the training after %d evaluations", self.evaluations)
             engine.terminate()
 
     def _after_iteration(self, engine: PretrainTrainer) -> None:
@@ -166,13 +169,14 @@ class ValidationLoss:
             self._plateau.step(loss)
             if engine.optimizer.param_groups[0]["lr"] < rate:
                 logger.info("the learning rate falls to %g", engine.optimizer.param_groups[0]["lr"])
-        engine.fire_event(ValidationEvents.COMPLETED)
+        engine.fire_event(ValidationEvents.VALIDATION_COMPLETED)
         if self._stopping is not None:
             self._stopping(engine)
             self.ended = self._stopping.counter >= self.stop_patience
         if self.max_evaluations is not None and self.evaluations >= self.max_evaluations:
             self.ended = True
-            engine.terminate()
+        if engine.state.iteration % engine.state.epoch_length:
+            self._end(engine)
 
     def measure(self, engine: PretrainTrainer) -> dict[str, float]:
         """Return ``val_loss`` and the other numbers of the method as it is now, the same on all processes."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Events
 from toy_training import LossLog, ToyImages, ToyMethod, toy_trainer
 
 from monai_ssl.engines import TrainingStopped
-from monai_ssl.handlers import EncoderExport, TrainingCheckpoint, ValidationEvents, ValidationLoss
+from monai_ssl.handlers import EncoderExport, TrainingCheckpoint, TrainingCurves, ValidationEvents, ValidationLoss
 
 
 class Told(ValidationLoss):
@@ -116,6 +117,25 @@ def test_once_an_epoch_unless_told_and_at_the_end_in_any_case():
     assert handler.evaluations == 3
 
 
+def test_the_event_is_no_other_one():
+    """Ignite compares events by their names: one called COMPLETED would end the training's files and writers."""
+    fired = []
+
+    class Counting:
+        def attach(self, engine):
+            engine.add_event_handler(Events.COMPLETED, lambda: fired.append("end"))
+            engine.add_event_handler(ValidationEvents.VALIDATION_COMPLETED, lambda: fired.append("evaluation"))
+
+    train(Told([1] * 3), Counting())
+    assert fired == ["evaluation"] * 3 + ["end"]
+
+
+@pytest.mark.parametrize(("values", "rows"), [([3, 3, 3], 2), ([3, 2, 2], 3)])
+def test_an_end_after_an_epoch_lets_its_handlers_do_their_part(tmp_path, values, rows):
+    train(Told(values, stop_patience=1), TrainingCurves(tmp_path))
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + rows
+
+
 @pytest.mark.parametrize("prefer_best", [True, False])
 def test_the_weights_of_the_lowest_loss_are_kept_from_the_middle_of_an_epoch(tmp_path, prefer_best):
     kept = {}
@@ -132,7 +152,7 @@ def test_the_weights_of_the_lowest_loss_are_kept_from_the_middle_of_an_epoch(tmp
             def note():
                 self.at[engine.state.metrics["val_loss"]] = engine.method.encoder.net[0].weight.detach().clone()
 
-            engine.add_event_handler(ValidationEvents.COMPLETED, note)
+            engine.add_event_handler(ValidationEvents.VALIDATION_COMPLETED, note)
 
     weights = Weights()
     export = EncoderExport(
@@ -140,7 +160,7 @@ def test_the_weights_of_the_lowest_loss_are_kept_from_the_middle_of_an_epoch(tmp
         metric="val_loss",
         higher_is_better=False,
         prefer_best=prefer_best,
-        metric_event=ValidationEvents.COMPLETED,
+        metric_event=ValidationEvents.VALIDATION_COMPLETED,
         save=save,
     )
     train(export, Told([9, 8, 7, 1.5, 2, 3, 4, 5], every_steps=2), weights)
