@@ -38,7 +38,8 @@ def report_chexpert_retrieval(
 ) -> RetrievalReport:
     """Rank the 1,600 candidates for every query image and sentence, as ConVIRT's section 4.3 does.
 
-    A hit has the query's class. The intervals resample the queries' patients, and for sentences the sentences.
+    A hit has the query's class. The intervals resample the patients of the query images, and for sentences those of the
+    candidates.
 
     Args:
         opened: the model.
@@ -101,8 +102,8 @@ def _tasks(
         )
     if found.text_queries:
         texts = embed_texts(opened.model, opened.tokenizer, found.text_queries, device)
-        classes = (found.text_query_classes, found.candidate_classes)
-        tasks.append(class_retrieval("text to image", texts, candidates, *classes, **shared))
+        classes, patients = (found.text_query_classes, found.candidate_classes), found.patients(found.candidates)
+        tasks.append(class_retrieval("text to image", texts, candidates, *classes, item_patients=patients, **shared))
     return tasks
 
 

@@ -134,6 +134,7 @@ class ImageTextQuestions:
                     vectors,
                     asked,
                     self.labels.targets[self.rows],
+                    item_patients=self.patients,
                     ks=self.class_ks,
                     class_names=self.prompts.names,
                 )

@@ -40,6 +40,7 @@ class RetrievalTask:
         measure: what is scored, see :data:`monai_ssl.metrics.RETRIEVAL_MEASURES`.
         ks: how many of the first items are looked at; those beyond the number of items are left out.
         groups: ``(Q,)`` independent units of the queries, or None: each query is one.
+        item_groups: ``(N,)`` units of the items, where these are to be resampled instead of the queries.
         unit: what a group is, in a word: ``"patients"``.
         classes: ``(Q,)`` class of each query, for rows by class, or None.
         places: ``(Q,)`` which of the queries that were given these are; None: all of them.
@@ -51,6 +52,7 @@ class RetrievalTask:
     measure: str
     ks: tuple[int, ...]
     groups: np.ndarray | None = None
+    item_groups: np.ndarray | None = None
     unit: str = "queries"
     classes: np.ndarray | None = None
     places: np.ndarray | None = None
@@ -132,9 +134,10 @@ def class_retrieval(
         query_classes: ``(Q,)`` classes; -1 is unknown, and such a query is left out.
         item_classes: ``(N,)`` classes, of which a right item has the query's; or findings ``(N, K)`` of 0 and 1, of
             which a right item has the query's. Items whose class is not known (-1) are taken out.
-        query_patients: ``(Q,)``, the units of the intervals.
+        query_patients: ``(Q,)``, the units of the intervals; None for sentences.
         item_patients: ``(N,)``: a patient's images are no candidates for that patient's own queries. Give it whenever
-            queries and items may share patients; an image would find itself.
+            queries and items may share patients; an image would find itself. Of sentences these are the units of the
+            intervals.
         ks: first items looked at.
         class_names: for the classes' rows.
 
@@ -154,9 +157,7 @@ def class_retrieval(
     else:
         relevant, out = kept[:, None] == labels, np.broadcast_to(labels < 0, (len(kept), len(labels)))
     units = None if query_patients is None else np.asarray(query_patients)[asked >= 0]
-    if item_patients is not None:
-        if units is None:
-            raise ValueError("item_patients needs query_patients, to know whose images are taken out")
+    if units is not None and item_patients is not None:
         out = out | (units[:, None] == np.asarray(item_patients))
     out = torch.from_numpy(np.ascontiguousarray(out))
     return RetrievalTask(
@@ -165,10 +166,11 @@ def class_retrieval(
         torch.from_numpy(np.ascontiguousarray(relevant)) & ~out,
         "precision",
         tuple(ks),
-        units,
-        "queries" if units is None else "patients",
-        np.array([class_names[k] if class_names is not None else str(k) for k in kept]),
-        np.flatnonzero(asked >= 0),
+        groups=units,
+        item_groups=np.asarray(item_patients) if units is None and item_patients is not None else None,
+        unit="queries" if units is None and item_patients is None else "patients",
+        classes=np.array([class_names[k] if class_names is not None else str(k) for k in kept]),
+        places=np.flatnonzero(asked >= 0),
     )
 
 
@@ -183,7 +185,7 @@ def score_retrieval(task: RetrievalTask, other: RetrievalTask | None = None, **o
     Returns:
         Rows of plain values: ``task``, ``class``, ``measure``, ``k``, ``value``, ``chance``, ``over_chance``,
         ``other``, ``over_other`` (with ``_low``, ``_high`` and for differences ``_p``), ``queries``, ``left_out``,
-        ``items``, ``groups``, ``unit``, ``median_rank``. Of fewer than 10 independent queries there are no intervals
+        ``items``, ``groups``, ``unit``, ``median_rank``. Of fewer than 10 independent units there are no intervals
         and no p: resampling so few says too little of others.
 
     Raises:
@@ -202,17 +204,20 @@ def _row(
     task: RetrievalTask, other: RetrievalTask | None, name: str, queries: Any, k: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     similarity, relevant = task.similarity[queries], task.relevant[queries]
-    groups = np.arange(len(task.relevant)) if task.groups is None else task.groups
-    units = groups[queries]
     answerable = relevant.any(dim=1)
+    if task.item_groups is not None:
+        units, counted = {"item_groups": task.item_groups}, task.item_groups
+    else:
+        own = (np.arange(len(task.relevant)) if task.groups is None else task.groups)[queries]
+        units, counted = {"groups": own}, own[answerable.numpy()]
     ranks = first_relevant_rank(similarity, relevant)[answerable]
     row = {"task": task.name, "class": name, "measure": task.measure, "k": k}
     row |= {"queries": int(answerable.sum()), "left_out": int((~answerable).sum()), "items": similarity.shape[1]}
-    row |= {"groups": len(np.unique(units[answerable.numpy()])), "unit": task.unit}
+    row |= {"groups": len(np.unique(counted)), "unit": task.unit}
     row["median_rank"] = float(ranks.median()) if len(ranks) else None
     second = None if other is None else other.similarity[queries]
-    if row["groups"] >= FEWEST_UNITS:
-        score = retrieval_score(similarity, relevant, k, task.measure, other=second, groups=units, **options)
+    if row["groups"] >= FEWEST_UNITS and row["queries"]:
+        score = retrieval_score(similarity, relevant, k, task.measure, other=second, **units, **options)
         names = ("value", "chance", "over_chance", "other", "over_other")
         return row | interval_columns({name: getattr(score, name) for name in names})
     measure = RETRIEVAL_MEASURES[task.measure]

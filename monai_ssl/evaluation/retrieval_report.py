@@ -65,9 +65,10 @@ class RetrievalReport:
         lines = [
             f"# Image-text report: {self.title}",
             "",
-            f"Value with its {first['confidence']:.0%} bootstrap interval ({first['resamples']} resamples of {units}; "
-            f"the items are taken as they are; none of fewer than {FEWEST_UNITS}), and p of its difference from chance"
-            + (f" and from the same network {self.other}, on the same queries." if compared else "."),
+            f"Value with its {first['confidence']:.0%} bootstrap interval, and p of its difference from chance"
+            + (f" and from the same network {self.other}, on the same queries" if compared else "")
+            + f". {first['resamples']} resamples of {units}: of the images that ask, or where sentences ask, of the "
+            f"images they search in. There are none of fewer than {FEWEST_UNITS}.",
             *(line for note in self.notes for line in ("", note)),
         ]
         overall = [row for row in self.rows if row["class"] == "all"]

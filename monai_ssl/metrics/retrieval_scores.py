@@ -87,14 +87,17 @@ def retrieval_score(
     *,
     other: Tensor | None = None,
     groups: Sequence | np.ndarray | None = None,
+    item_groups: Sequence | np.ndarray | None = None,
     n: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> RetrievalScore:
-    """Score the ranking of every query, with bootstrap intervals over groups of queries.
+    """Score the ranking of every query, with bootstrap intervals over groups of queries, or of items.
 
-    The items are taken as they are; what is resampled is the queries. Queries without any relevant item cannot be
-    answered: they are left out, and counted.
+    What is resampled is the queries, and the items are taken as they are; with ``item_groups`` it is the other way
+    round. That is for sentences that search among images: their rankings may be much alike, so that many sentences say
+    no more than one, and chance is in the images. Queries without any relevant item cannot be answered: they are left
+    out, and counted.
 
     Args:
         similarity: ``(Q, N)``, higher is closer, see :func:`precision_at_k`.
@@ -103,12 +106,14 @@ def retrieval_score(
         measure: key of :data:`RETRIEVAL_MEASURES`.
         other: ``(Q, N)`` of a second model on the same queries and items, for instance an untrained one.
         groups: ``(Q,)`` independent units of the queries, such as patients; whole groups are resampled.
+        item_groups: ``(N,)`` independent units of the items; these are resampled instead.
         n: number of resamples.
         confidence: of the intervals.
         seed: of the resampling.
 
     Raises:
-        ValueError: see :func:`precision_at_k` and :func:`bootstrap_interval`; or no query has a relevant item.
+        ValueError: see :func:`precision_at_k` and :func:`bootstrap_interval`; no query has a relevant item; or both
+            kinds of groups are given.
 
     Example:
         >>> labels = torch.arange(40) % 4
@@ -120,34 +125,46 @@ def retrieval_score(
     counts = relevant.any(dim=1)
     if not counts.any():
         raise ValueError(f"none of the {len(relevant)} queries has a relevant item")
-    units = np.arange(len(relevant)) if groups is None else np.asarray(groups)
-    if len(units) != len(relevant):
-        raise ValueError(f"{len(units)} groups do not fit {len(relevant)} queries")
-    units = units[counts.numpy()]
-    values, chance = score(similarity, relevant, k)[counts], chance_at_k(similarity, relevant, k, measure)[counts]
+    if groups is not None and item_groups is not None:
+        raise ValueError("give groups of the queries or of the items, whichever are to be resampled")
+    by_item = item_groups is not None
+    size, name = (similarity.shape[1], "items") if by_item else (len(similarity), "queries")
+    given = item_groups if by_item else groups
+    units = np.arange(size) if given is None else np.asarray(given)
+    if len(units) != size:
+        raise ValueError(f"{len(units)} groups do not fit {size} {name}")
+    chance = torch.where(similarity == -torch.inf, -torch.inf, 0.0)
+    if by_item:  # samples are the items: a resample is another gallery, in which copies of an item tie
+        target = relevant[counts].numpy().T  # (N, Q)
+        scores = [None if x is None else x[counts].numpy().T for x in (similarity, chance, other)]
+
+        def metric(relevant: np.ndarray, similarity: np.ndarray) -> float:
+            pair = (torch.from_numpy(np.ascontiguousarray(x.T)) for x in (similarity, relevant))
+            return float(score(*pair, k).double().nanmean())
+
+    else:  # samples are the queries, each with its own value
+        units = units[counts.numpy()]
+        target = np.zeros(len(units))
+        values = [None if x is None else score(x, relevant, k)[counts] for x in (similarity, chance, other)]
+        scores = [None if x is None else x.double().numpy() for x in values]
+
+        def metric(_: np.ndarray, values: np.ndarray) -> float:
+            return float(values.mean())
+
+    mine, random, theirs = scores
     options = {"groups": units, "n": n, "confidence": confidence, "seed": seed}
-    second = over_other = None
-    if other is not None:
-        others = score(other, relevant, k)[counts].double().numpy()
-        second = bootstrap_interval(np.mean, others, **options)
-        over_other = _difference(values, others, options)
     return RetrievalScore(
         measure,
         k,
-        bootstrap_interval(np.mean, values.double().numpy(), **options),
-        float(chance.double().mean()),
-        _difference(values, chance, options),
-        second,
-        over_other,
+        bootstrap_interval(metric, target, mine, **options),
+        metric(target, random),
+        bootstrap_difference(metric, target, mine, random, **options),
+        None if theirs is None else bootstrap_interval(metric, target, theirs, **options),
+        None if theirs is None else bootstrap_difference(metric, target, mine, theirs, **options),
         int(counts.sum()),
         int((~counts).sum()),
         len(np.unique(units)),
     )
-
-
-def _difference(values: Tensor, others: Tensor | np.ndarray, options: dict) -> BootstrapInterval:
-    pair = (values.double().numpy(), np.asarray(others, dtype=np.float64))
-    return bootstrap_difference(lambda _, value: value.mean(), np.zeros(len(values)), *pair, **options)
 
 
 def _measure(name: str) -> Callable[[Tensor, Tensor, int], Tensor]:

@@ -146,6 +146,21 @@ def test_groups_of_queries_are_resampled_together():
     assert together.value.high - together.value.low > 1.6 * (alone.value.high - alone.value.low)
 
 
+def test_resampling_the_items_asks_in_other_galleries():
+    """The interval of a random ranking is that of a share among k items."""
+    similarity = torch.rand(1, 400, generator=torch.Generator().manual_seed(3))
+    relevant = (torch.arange(400) % 4 == 0)[None]
+    score = retrieval_score(similarity, relevant, 100, item_groups=range(400), n=400)
+    assert score.chance == pytest.approx(0.25) and score.groups == 400
+    half = 1.96 * (0.25 * 0.75 / 100) ** 0.5
+    assert score.value.high - score.value.low == pytest.approx(2 * half, rel=0.25)
+    assert score.over_chance.low < 0 < score.over_chance.high
+    with pytest.raises(ValueError, match="groups of the queries or of the items"):
+        retrieval_score(similarity, relevant, 3, item_groups=range(400), groups=[0])
+    with pytest.raises(ValueError, match="4 groups do not fit 400 items"):
+        retrieval_score(similarity, relevant, 3, item_groups=range(4))
+
+
 def test_queries_without_an_answer_are_left_out_and_counted():
     similarity, relevant = draw()
     relevant[:2] = False

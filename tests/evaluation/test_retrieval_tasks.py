@@ -55,6 +55,20 @@ def test_classes_are_found_but_never_the_patient_itself():
     assert all(cosine == 1.0 and right for _, cosine, right in task.first(0, 9))
 
 
+def test_sentences_that_rank_alike_are_no_independent_witnesses():
+    """A hundred copies of one question about thirty patients: chance is in the images."""
+    classes, patients = np.arange(60) % 2, np.arange(60) // 2
+    items, asked = noise(60), np.zeros(100, int)
+    queries = noise(1, seed=5).repeat(100, 1)
+    naive = class_retrieval("text to image", queries, items, asked, classes, ks=(10,))
+    honest = class_retrieval("text to image", queries, items, asked, classes, ks=(10,), item_patients=patients)
+    first, second = (score_retrieval(task, n=100)[0] for task in (naive, honest))
+    assert first["value"] == second["value"] and (second["groups"], second["unit"]) == (30, "patients")
+    assert first["value_high"] - first["value_low"] < 1e-6, "the queries alone would know no doubt"
+    assert second["value_high"] - second["value_low"] > 0.2
+    assert second["over_chance_low"] < 0 < second["over_chance_high"]
+
+
 def test_findings_and_unknown_classes():
     """Items have findings; a sentence asks for one, and items where it is unknown are no candidates."""
     findings = np.array([[1, 0], [1, 1], [0, 1], [-1, 0], [0, -1]])
@@ -79,5 +93,3 @@ def test_refuses_what_does_not_fit():
         report_retrieval(noise(3), noise(3), np.zeros(3, int))
     with pytest.raises(ValueError, match="do not fit 3 queries and 2 items"):
         class_retrieval("x", noise(3), noise(2), np.zeros(2), np.zeros(2))
-    with pytest.raises(ValueError, match="needs query_patients"):
-        class_retrieval("x", noise(3), noise(3), np.zeros(3, int), np.zeros(3, int), item_patients=np.arange(3))
