@@ -20,6 +20,7 @@ from benchmarks import (
     bench_methods,
     bench_multi_crop,
     bench_patches,
+    bench_search,
     bench_step,
     bench_views,
     bench_volume_loader,
@@ -40,6 +41,7 @@ BENCHES = {
     "methods": bench_methods.run,
     "volume_step": bench_volume_step.run,
     "volume_loader": bench_volume_loader.run,
+    "search": bench_search.run,
 }
 
 

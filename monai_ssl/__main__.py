@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | evaluate | ...``."""
+"""The verbs of the command line: ``python -m monai_ssl VERB``."""
 
 from __future__ import annotations
 
@@ -179,6 +179,82 @@ def doctor(
     print(examine(folder, device, architecture, size, batch_size))
 
 
+def embed(
+    folder: str,
+    index: str,
+    *,
+    model_file: str = "image_text.safetensors",
+    batch_size: int = 32,
+    num_workers: int = 0,
+    device: str = "auto",
+) -> None:
+    """Compute the vectors of a folder's images once, for search; an interrupted or repeated call does what is left.
+
+    folder       of radiographs, or a prepared store
+    index        folder for the search index; it is made. Images of a folder are prepared in it
+    model_file   image_text.safetensors of a training on images and reports
+    batch_size   images at once
+    num_workers  processes that read
+    device       auto, cpu, cuda, cuda:1
+    """
+    from pathlib import Path
+
+    from monai_ssl.data import open_radiographs
+    from monai_ssl.data.store import store_in
+    from monai_ssl.engines import named_device
+    from monai_ssl.evaluation import open_image_text
+    from monai_ssl.search import embed_folder
+
+    opened = open_image_text(model_file)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    store = store_in(Path(folder))
+    if store is None:
+        policy = opened.preprocessing.intensity_policy()
+        store = open_radiographs(folder, Path(index) / "images", policy=policy, drop_duplicates=False)
+    flags = {"batch_size": batch_size, "num_workers": num_workers, "device": named_device(device)}
+    made = embed_folder(store, index, opened, model_file, **flags)
+    refused = f"\n{len(store.refused)} files were refused: python -m monai_ssl describe {store.folder}"
+    print(made.describe() + (refused if len(store.refused) else ""))
+
+
+def search(
+    index: str,
+    text: str | None = None,
+    *,
+    image: str | None = None,
+    top: int = 12,
+    output: str = "hits",
+    model_file: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Find images of an embedded folder by a sentence or by an image; prints a table, draws a sheet.
+
+    index       folder that embed made
+    text        a sentence as it might stand in a report, in quotes
+    image       instead of a text: find images like this file
+    top         number of hits
+    output      files to write, without suffix: a sheet (.png), a page (.html) and a table (.csv)
+    model_file  where the model of the index is now, if it was moved
+    device      auto, cpu, cuda, cuda:1
+    """
+    from monai_ssl.engines import named_device
+    from monai_ssl.search import EmbeddedFolder, open_model_of, search_by_image, search_by_text
+
+    if (text is None) == (image is None):
+        raise ValueError("search needs a text in quotes, or --image FILE, and not both")
+    found = EmbeddedFolder(index)
+    store = found.open_store()
+    opened, place = open_model_of(found, model_file), named_device(device)
+    ask = search_by_text if image is None else search_by_image
+    answer = ask(found, opened, text if image is None else image, top, place)
+    print("\n".join([*(f"note: {note}" for note in answer.notes), answer.table()]))
+    written = answer.save(output, store)
+    if store is None:
+        print(f"note: {found.store_folder} is not there, so there are no pictures")
+    print("written to " + ", ".join(map(str, written)))
+
+
 def export_nnunet(encoder: str, output: str, *, in_channels: int | None = None) -> None:
     """Write a dynunet's weights as a checkpoint that nnU-Net fine-tunes.
 
@@ -275,6 +351,8 @@ VERBS = {
     "show-views": show_views,
     "describe": describe,
     "doctor": doctor,
+    "embed": embed,
+    "search": search,
     "export-nnunet": export_nnunet,
     "evaluate": evaluate,
 }

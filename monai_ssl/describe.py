@@ -10,10 +10,12 @@ import pyarrow as pa
 
 from monai_ssl.data import UnreadableImageError, describe_index, open_series, open_volumes, read_radiograph
 from monai_ssl.data.readers import sniff_kind
-from monai_ssl.data.store import FACTS_NAME, ImageStore
+from monai_ssl.data.store import store_in
 from monai_ssl.data.tables import read_table, require_columns
 from monai_ssl.data.volume_files import ITK_SUFFIXES
 from monai_ssl.data.volume_text import describe_volumes
+from monai_ssl.search import EmbeddedFolder
+from monai_ssl.search.embedded_folder import FACTS_NAME as SEARCH_INDEX
 from monai_ssl.weights import describe_weights
 
 __all__ = ["describe_path"]
@@ -61,13 +63,14 @@ def describe_path(path: str | Path) -> str:
 
 
 def _describe_folder(folder: Path) -> str:
-    for place in (folder, folder / "store"):
-        if (place / FACTS_NAME).is_file():
-            store = ImageStore(place)
-            # The first line, and the geometry of volumes, are in the store's own words.
-            counts = describe_index(store.table).splitlines()[1:]
-            counts = [line for line in counts if not line.strip().startswith(_STORES_OWN)]
-            return "\n".join([store.describe(), *counts, _columns(store.table)])
+    store = store_in(folder)
+    if store is not None:
+        # The first line, and the geometry of volumes, are in the store's own words.
+        counts = describe_index(store.table).splitlines()[1:]
+        counts = [line for line in counts if not line.strip().startswith(_STORES_OWN)]
+        return "\n".join([store.describe(), *counts, _columns(store.table)])
+    if (folder / SEARCH_INDEX).is_file():
+        return EmbeddedFolder(folder).describe()
     for place in (folder / "encoder.safetensors", folder / "index.parquet"):
         if place.is_file():
             return describe_path(place)

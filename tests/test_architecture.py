@@ -24,6 +24,7 @@ FLOORS = [
     {"engines"},
     {"handlers"},
     {"evaluation", "transferability"},
+    {"search"},
     {"label", "command_line", "describe", "doctor", "show_views"},
     {"__main__"},
 ]

@@ -20,7 +20,7 @@ from monai_ssl.data.phantom_report import finding_sentences
 from monai_ssl.data.places import LabelledPlaces
 from monai_ssl.data.pool import pool_fingerprint, pretraining_rows
 from monai_ssl.data.positives import positive_groups
-from monai_ssl.data.prepare import prepare_store
+from monai_ssl.data.prepare import prepare_store, read_prepared
 from monai_ssl.data.radiographs import open_radiographs
 from monai_ssl.data.readers import RadiographReader, open_radiograph, read_radiograph
 from monai_ssl.data.report_dataset import ReportCollate, ReportDataset
@@ -133,6 +133,7 @@ __all__ = [
     "probed_images",
     "probed_source",
     "read_labels",
+    "read_prepared",
     "read_radiograph",
     "read_volume",
     "read_volume_labels",

@@ -76,7 +76,7 @@ def read_labels(path: str | Path, aliases: Mapping[str, str] | None = None) -> p
     if path.suffix.lower() == ".parquet":
         table = read_table(path)
     else:
-        table = _read_csv(path)
+        table = read_csv(path)
     names = [
         aliases[name] if aliases and name in aliases and aliases[name] not in table.column_names else name
         for name in table.column_names
@@ -292,7 +292,12 @@ def _column_names(path: Path) -> list[str]:
         return [name.strip().strip('"') for name in file.readline().split(",")]
 
 
-def _read_csv(path: Path) -> pa.Table:
+def read_csv(path: Path) -> pa.Table:
+    """Read a CSV file; columns of reserved names stay text, empty cells are null.
+
+    Raises:
+        ValueError: it is no UTF-8 CSV with one header line; its cells are not quoted.
+    """
     names = _column_names(path)
     try:
         table = pyarrow.csv.read_csv(

@@ -52,10 +52,8 @@ class _ImageMaker(ItemMaker):
             raise UnreadableImageError("the file changed since it was indexed; build the index again")
         image, meta = self.reader(path, **self.options)
         image = np.asarray(image, dtype=np.float32)
-        limits = self.policy.limits(image, meta)
-        shape = shrunk_shape(image.shape, self.max_side)
-        stored, levels = encode(shrink(image, shape), limits)
-        spacing = meta.get("pixel_spacing_mm")
+        stored, levels, limits = _standardised(image, meta, self.policy, self.max_side)
+        shape, spacing = stored.shape, meta.get("pixel_spacing_mm")
         if spacing is not None:
             spacing = [float(mm) * old / new for mm, old, new in zip(spacing, image.shape, shape, strict=True)]
         return stored, levels, {"limits": [float(limit) for limit in limits], "spacing_mm": spacing}
@@ -64,6 +62,47 @@ class _ImageMaker(ItemMaker):
         """See ``ItemMaker``."""
         stored, levels, meta = content
         write_item(target, stored, levels, **meta)
+
+
+def _standardised(
+    image: np.ndarray, meta: dict[str, Any], policy: IntensityPolicy, max_side: int
+) -> tuple[np.ndarray, int, tuple[float, float]]:
+    """Shrink an image and give it its stored type: the array, its levels, and what 0 and 1 stand for."""
+    limits = policy.limits(image, meta)
+    stored, levels = encode(shrink(image, shrunk_shape(image.shape, max_side)), limits)
+    return stored, levels, limits
+
+
+def read_prepared(
+    path: str | Path,
+    policy: IntensityPolicy | None = None,
+    max_side: int = 512,
+    *,
+    frame_rule: str | int = "middle",
+    crop_borders: bool = False,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read one radiograph as a store would give it, without a store.
+
+    Args:
+        path: of the file.
+        policy: see :func:`prepare_store`, as all the others.
+        max_side: longest side in pixels.
+        frame_rule: which frame of a multi-frame image.
+        crop_borders: cut uniform borders off.
+
+    Returns:
+        float32 (rows, columns) in [0, 1], and the facts of :func:`read_radiograph`.
+
+    Raises:
+        UnreadableImageError: the file is no usable image.
+        FileNotFoundError: there is no such file.
+    """
+    image, meta = read_radiograph(path, frame_rule, crop_borders)
+    try:
+        stored, levels, _ = _standardised(image, meta, policy or RadiographIntensity(), max_side)
+    except UnreadableImageError as error:
+        raise UnreadableImageError(error.reason, path) from error
+    return np.divide(stored, levels, dtype=np.float32), meta
 
 
 def prepare_store(

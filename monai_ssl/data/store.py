@@ -239,6 +239,14 @@ class ImageStore:
         return lines
 
 
+def store_in(folder: Path) -> ImageStore | None:
+    """The prepared store that a folder is or holds."""
+    for place in (folder, folder / "store"):
+        if (place / FACTS_NAME).is_file():
+            return ImageStore(place)
+    return None
+
+
 def _range(rows: np.ndarray, form: str, both: bool = False) -> str:
     """Least and greatest of each column: ``"1 x 2 to 3 x 4"``; where they are equal, ``both`` still gives both."""
     ends = [" x ".join(format(value, form) for value in row) for row in (rows.min(0), rows.max(0))]

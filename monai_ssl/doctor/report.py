@@ -6,12 +6,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
-
 import monai_ssl
 from monai_ssl.doctor.machine import machine_section
 from monai_ssl.doctor.packages import decoder_section, package_section
 from monai_ssl.doctor.speed import reading_section, step_section
+from monai_ssl.engines import named_device
 
 __all__ = ["examine"]
 
@@ -38,7 +37,7 @@ def examine(
     """
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    where = _device(device)
+    where = named_device(device)
     print("measuring, about half a minute ...", file=sys.stderr)
     reading, rate = reading_section(None if folder is None else Path(folder))
     sections = [
@@ -51,15 +50,3 @@ def examine(
     advice = [text for section in sections for text in section.advice]
     lines = ["what to change", *(f"  * {text}" for text in advice)] if advice else ["nothing to change"]
     return "\n\n".join([f"monai_ssl {monai_ssl.__version__}", *map(str, sections), "\n".join(lines)])
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"there is no kind of device {name!r}; use auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"the device {name} cannot be used: torch {torch.__version__} finds no CUDA device")
-    return device

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from .config_guard import refuse_unknown_keys
-from .distributed import end_distributed, is_main_process, local_device, start_distributed
+from .distributed import end_distributed, is_main_process, local_device, named_device, start_distributed
 from .epochs import EpochBatches
 from .optimizers import LARS, build_optimizer
 from .plain_errors import explain_errors
@@ -27,6 +27,7 @@ __all__ = [
     "explain_errors",
     "is_main_process",
     "local_device",
+    "named_device",
     "polynomial_schedule",
     "preserved_random_state",
     "refuse_unknown_keys",

@@ -8,7 +8,7 @@ import os
 import torch
 import torch.distributed as dist
 
-__all__ = ["end_distributed", "is_main_process", "local_device", "start_distributed"]
+__all__ = ["end_distributed", "is_main_process", "local_device", "named_device", "start_distributed"]
 
 
 def start_distributed(backend: str | None = None) -> torch.device:
@@ -54,6 +54,26 @@ def local_device() -> torch.device:
     if rank >= count:
         raise RuntimeError(f"process {rank} of this machine has no GPU of its own: there are {count}; start fewer")
     return torch.device("cuda", rank)
+
+
+def named_device(name: str) -> torch.device:
+    """Return the device of a name that a user typed.
+
+    Args:
+        name: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"there is no kind of device {name!r}; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"the device {name} cannot be used: torch {torch.__version__} finds no CUDA device")
+    return device
 
 
 def end_distributed() -> None:

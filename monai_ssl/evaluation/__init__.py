@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from .chexpert_report import report_chexpert_retrieval
+from .chexpert_retrieval import ChexpertRetrieval, read_chexpert_retrieval
 from .classifier_card import (
     ClassifierCard,
     find_classifier,
@@ -24,7 +26,12 @@ from .fine_tuning import (
     set_classification_layer,
 )
 from .head_start import fit_head
+from .hit_sheet import Hit, HitRow, hit_sheet_html, hit_sheet_png
 from .hybrid_labels import MixtureLabelMaps, mixture_label_maps
+from .image_text import ImageTower, embed_files, embed_images, embed_text_groups, embed_texts, untrained_copy
+from .image_text_file import OpenImageText, image_text_or_untrained, open_image_text, untrained_image_text
+from .image_text_handler import ImageTextReportWriter
+from .image_text_tasks import ImageTextQuestions, evaluated_rows
 from .labels import ClassificationLabels, LabelledStoreDataset, classification_labels
 from .model_card import ModelCard, find_model, load_model, read_model_card, save_model
 from .model_handlers import BestModel
@@ -35,6 +42,8 @@ from .pretraining_summary import pretraining_summary
 from .probes import LinearProbe, knn_probe, linear_probe, regularisation_rule
 from .report import ClassifierReport, classifier_report
 from .report_table import collect_reports, compare_predictions, compare_segmentations, report_table
+from .retrieval import RetrievalTask, class_retrieval, report_retrieval, score_retrieval
+from .retrieval_report import RetrievalReport, retrieval_report
 from .run_facts import RunFacts, describe_lineage, device_name, package_versions
 from .sampling import FixedLengthSampler
 from .segmentation_card import (
@@ -60,11 +69,13 @@ from .source_grid import restore_class_numbers, write_label_map
 from .starting_point import StartingPoint
 from .supervised_stage import supervised_task
 from .validation import ClassifierEvaluator, PreparedView, RocAreaScore
+from .zero_shot import Prompts, read_prompts, score_zero_shot, zero_shot_probabilities
 
 __all__ = [
     "BestClassifier",
     "BestModel",
     "BestSegmenter",
+    "ChexpertRetrieval",
     "ClassificationLabels",
     "ClassifierCard",
     "ClassifierEvaluator",
@@ -73,16 +84,25 @@ __all__ = [
     "ClassifierReportWriter",
     "FeatureWriter",
     "FixedLengthSampler",
+    "Hit",
+    "HitRow",
+    "ImageTextQuestions",
+    "ImageTextReportWriter",
+    "ImageTower",
     "LabelledStoreDataset",
     "LabelledVolumes",
     "LinearProbe",
     "MeanDiceScore",
     "MixtureLabelMaps",
     "ModelCard",
+    "OpenImageText",
     "PlaceProbe",
     "PredictionWriter",
     "PreparedView",
     "Preprocessing",
+    "Prompts",
+    "RetrievalReport",
+    "RetrievalTask",
     "RocAreaScore",
     "RunFacts",
     "SegmentationEvaluator",
@@ -99,6 +119,7 @@ __all__ = [
     "WeightAverage",
     "WholeVolume",
     "build_segmenter",
+    "class_retrieval",
     "class_weights",
     "classification_labels",
     "classification_layer",
@@ -108,6 +129,11 @@ __all__ = [
     "compare_segmentations",
     "describe_lineage",
     "device_name",
+    "embed_files",
+    "embed_images",
+    "embed_text_groups",
+    "embed_texts",
+    "evaluated_rows",
     "extract_features",
     "find_classifier",
     "find_model",
@@ -115,6 +141,9 @@ __all__ = [
     "fine_tuning_groups",
     "fine_tuning_views",
     "fit_head",
+    "hit_sheet_html",
+    "hit_sheet_png",
+    "image_text_or_untrained",
     "knn_probe",
     "linear_probe",
     "load_classifier",
@@ -124,27 +153,38 @@ __all__ = [
     "mixture_place_probe",
     "online_place_probe",
     "online_probe",
+    "open_image_text",
     "open_unlabelled",
     "open_unlabelled_volumes",
     "package_versions",
     "place_probe",
     "pretraining_summary",
     "probe_labels",
+    "read_chexpert_retrieval",
     "read_classifier_card",
     "read_model_card",
+    "read_prompts",
     "read_segmenter_card",
     "read_size_for",
     "regularisation_rule",
+    "report_chexpert_retrieval",
+    "report_retrieval",
     "report_table",
     "restore_class_numbers",
+    "retrieval_report",
     "save_classifier",
     "save_model",
     "save_segmenter",
+    "score_retrieval",
+    "score_zero_shot",
     "segmentation_labels",
     "segmentation_png",
     "segmentation_report",
     "set_classification_layer",
     "sliding_window",
     "supervised_task",
+    "untrained_copy",
+    "untrained_image_text",
     "write_label_map",
+    "zero_shot_probabilities",
 ]

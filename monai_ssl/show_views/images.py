@@ -8,13 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_ssl.data import UnreadableImageError, read_radiograph
+from monai_ssl.data import UnreadableImageError, read_prepared
 from monai_ssl.data.index import list_files
-from monai_ssl.data.intensity import RadiographIntensity
-from monai_ssl.data.items import encode, shrink, shrunk_shape
-from monai_ssl.data.store import FACTS_NAME, ImageStore
+from monai_ssl.data.store import ImageStore, store_in
 
-_MAX_SIDE = 512  # as prepare stores images unless told otherwise
 MOST_UNREADABLE = 50
 
 
@@ -55,28 +52,14 @@ def some_images(source: str | Path, count: int) -> list[ShownImage]:
     return _from_folder(source, count) if store is None else _from_store(store, count)
 
 
-def store_in(folder: Path) -> ImageStore | None:
-    """The prepared store that a folder is or holds."""
-    for place in (folder, folder / "store"):
-        if (place / FACTS_NAME).is_file():
-            return ImageStore(place)
-    return None
-
-
 def _from_file(path: Path) -> ShownImage:
-    values, meta = read_radiograph(path)
-    try:
-        limits = RadiographIntensity().limits(values, meta)
-        shape = shrunk_shape(values.shape, _MAX_SIDE)
-        stored, levels = encode(shrink(values, shape), limits)
-    except UnreadableImageError as error:
-        raise UnreadableImageError(error.reason, path) from error
-    size = f"{values.shape[0]} x {values.shape[1]}"
+    pixels, meta = read_prepared(path)
+    size = f"{meta['rows']} x {meta['columns']}"
     kind = meta["kind"] if meta["kind"] == "nifti" else meta["kind"].upper()
     caption = f"{kind}, {meta['bits_stored']} bit, {size}" if meta.get("bits_stored") else f"{kind}, {size}"
     if meta.get("inverted"):
         caption += "\ninverted (MONOCHROME1)"
-    return ShownImage(str(path), np.divide(stored, levels, dtype=np.float32), caption)
+    return ShownImage(str(path), pixels, caption)
 
 
 def _from_folder(folder: Path, count: int) -> list[ShownImage]:

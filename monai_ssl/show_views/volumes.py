@@ -25,8 +25,9 @@ from monai_ssl.data import (
 from monai_ssl.data.index import list_files
 from monai_ssl.data.items import encode
 from monai_ssl.data.readers import sniff_kind
+from monai_ssl.data.store import store_in
 from monai_ssl.data.volume_files import ITK_SUFFIXES
-from monai_ssl.show_views.images import MOST_UNREADABLE, spread_over, store_in
+from monai_ssl.show_views.images import MOST_UNREADABLE, spread_over
 
 ORIENTATION = "SPL"  # slices from the feet up, rows to the back, columns to the patient's left: as prepare turns them
 
