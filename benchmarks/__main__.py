@@ -19,6 +19,7 @@ from benchmarks import (
     bench_losses,
     bench_methods,
     bench_multi_crop,
+    bench_next_image,
     bench_patches,
     bench_step,
     bench_views,
@@ -40,6 +41,7 @@ BENCHES = {
     "methods": bench_methods.run,
     "volume_step": bench_volume_step.run,
     "volume_loader": bench_volume_loader.run,
+    "next_image": bench_next_image.run,
 }
 
 
