@@ -44,7 +44,7 @@ def is_disk_full(error: OSError) -> bool:
 
 
 @contextmanager
-def folder_lock(folder: str | Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def folder_lock(folder: str | Path, on_wait: Callable[[], None] | None = None, wait: bool = True) -> Iterator[bool]:
     """Hold a folder for this process; other processes that ask wait until it is free or the holder is gone.
 
     Where the system or the file system has no such locks, nothing is held.
@@ -52,9 +52,10 @@ def folder_lock(folder: str | Path, on_wait: Callable[[], None] | None = None) -
     Args:
         folder: an existing folder; the lock is the file ``.lock`` in it.
         on_wait: called once before waiting.
+        wait: False: do not wait; the context is then False where another process holds the folder, and True else.
     """
     if sys.platform == "win32":
-        yield
+        yield True
         return
     import fcntl  # POSIX only
 
@@ -63,13 +64,16 @@ def folder_lock(folder: str | Path, on_wait: Callable[[], None] | None = None) -
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                yield False
+                return
             if on_wait is not None:
                 on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             held = False
         try:
-            yield
+            yield True
         finally:
             if held:
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough while forked workers have the file open

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -136,7 +137,8 @@ def linear_probe(
         if fewest < _FOLDS:
             c, source = regularisation_rule(min(len(q.y) for q in questions)), "rule"
         else:
-            losses = {value: float(np.mean([_cv_loss(q, value, balanced, seed) for q in questions])) for value in grid}
+            tried = [_cv_losses(q, sorted(grid), balanced, seed) for q in questions]
+            losses = {value: float(np.mean([one[value] for one in tried])) for value in grid}
             c, source = min(losses, key=losses.__getitem__), "cross-validation"
     fitted = [_fit(q.x, q.y, c, balanced) for q in questions]
     weight, bias = (np.concatenate(parts) for parts in zip(*map(_softmax_form, fitted), strict=True))
@@ -253,26 +255,45 @@ def _fewest(y: np.ndarray, groups: np.ndarray | None) -> int:
     )
 
 
-def _cv_loss(q: _Question, c: float, balanced: bool, seed: int) -> float:
-    """Mean log loss of samples left out, over folds."""
-    total, count = 0.0, 0
+def _cv_losses(q: _Question, grid: Sequence[float], balanced: bool, seed: int) -> dict[float, float]:
+    """Mean log loss of samples left out, over folds, for each C; each fit starts from the one with the next lower C."""
+    totals, count = dict.fromkeys(grid, 0.0), 0
+    x = _rotated(q.x)
     for repeat in range(3 if len(q.y) < _SMALL else 1):
         kind = StratifiedKFold if q.groups is None else StratifiedGroupKFold
         folds = kind(_FOLDS, shuffle=True, random_state=seed + repeat)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # groups of unequal size: folds are not all alike
-            splits = list(folds.split(q.x, q.y, q.groups))
+            splits = list(folds.split(x, q.y, q.groups))
         for fitted_on, left_out in splits:
             if len(np.unique(q.y[fitted_on])) < q.num_classes or not len(left_out):
                 continue
-            p = _fit(q.x[fitted_on], q.y[fitted_on], c, balanced).predict_log_proba(q.x[left_out])
-            total -= p[np.arange(len(left_out)), q.y[left_out]].sum()
+            model = _regression(grid[0], balanced).set_params(warm_start=True)
+            for c in grid:
+                weight, bias = _softmax_form(_fitted(model.set_params(C=c), x[fitted_on], q.y[fitted_on]))
+                p = log_softmax(x[left_out] @ weight.T + bias, axis=1)
+                totals[c] -= p[np.arange(len(left_out)), q.y[left_out]].sum()
             count += len(left_out)
-    return total / count if count else math.inf
+    return {c: total / count if count else math.inf for c, total in totals.items()}
+
+
+def _rotated(x: np.ndarray) -> np.ndarray:
+    """The samples (N, F) in their own coordinates (N, N) where those are fewer: an L2 penalty does not see the turn."""
+    if len(x) >= x.shape[1]:
+        return x
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    return u * s
 
 
 def _fit(x: np.ndarray, y: np.ndarray, c: float, balanced: bool) -> LogisticRegression:
-    model = LogisticRegression(C=c, max_iter=300, class_weight="balanced" if balanced else None)
+    return _fitted(_regression(c, balanced), x, y)
+
+
+def _regression(c: float, balanced: bool) -> LogisticRegression:
+    return LogisticRegression(C=c, max_iter=300, class_weight="balanced" if balanced else None)
+
+
+def _fitted(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> LogisticRegression:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties in the grid need not converge to lose
         return model.fit(x, y)
