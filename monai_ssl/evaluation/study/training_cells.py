@@ -21,8 +21,12 @@ from monai_ssl.evaluation.study.results import Predictions, numbered, read_json
 __all__ = ["run_bundle", "run_predictions", "validation_curve"]
 
 
-def run_bundle(question: Question) -> dict[str, Any]:
+def run_bundle(question: Question, **overrides: Any) -> dict[str, Any]:
     """Train, validate and test as the bundle says; an interrupted training goes on from its last checkpoint.
+
+    Args:
+        question: what is trained for.
+        overrides: settings or parts of the bundle in place of the question's, such as ``labels``.
 
     Returns:
         The first row of the bundle's test report: figures over all classes, and the facts of the run.
@@ -30,7 +34,8 @@ def run_bundle(question: Question) -> dict[str, Any]:
     Raises:
         ValueError, RuntimeError, OSError: this package's own error that the run ended with.
     """
-    folder = Path(question.settings["output_dir"])
+    settings = {**question.settings, **overrides}
+    folder = Path(settings["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     with _output_to(folder / "log.txt"):
         try:
@@ -38,7 +43,7 @@ def run_bundle(question: Question) -> dict[str, Any]:
                 str(question.task.config_file),
                 logging_file=False,
                 workflow_type="train",
-                **question.settings,
+                **settings,
                 resume=(folder / "checkpoints").is_dir(),
             )
             workflow.initialize()
