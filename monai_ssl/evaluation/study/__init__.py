@@ -6,6 +6,7 @@ from __future__ import annotations
 from .cells import StudyCell, find_cell, study_cells
 from .config import Study, StudyTask, read_study
 from .perturbations import PERTURBATIONS, Perturbation, perturbed_view
+from .report import study_tables, write_study_report
 from .robustness import robustness_figures
 from .runner import collect_cells, run_cell, run_study
 from .slurm import write_slurm_array
@@ -24,5 +25,7 @@ __all__ = [
     "run_cell",
     "run_study",
     "study_cells",
+    "study_tables",
     "write_slurm_array",
+    "write_study_report",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -109,12 +109,12 @@ class Question:
     Args:
         study: the study.
         cell: the cell.
-        store: of the images, if it is open already.
+        stores: stores that are open already, by the folder of their cache; the cell's is added.
     """
 
     study: Study
     cell: StudyCell
-    opened: ImageStore | None = None
+    stores: dict[str, ImageStore] = field(default_factory=dict)
 
     @cached_property
     def task(self) -> StudyTask:
@@ -129,11 +129,16 @@ class Question:
     @cached_property
     def store(self) -> ImageStore:
         """The prepared images."""
-        return self._part("store")
+        place = self.settings["cache_dir"]
+        if place not in self.stores:
+            self.stores[place] = self._part("store")
+        self._parser["store"] = self.stores[place]
+        return self.stores[place]
 
     @cached_property
     def labels(self) -> ClassificationLabels | SegmentationLabels:
         """The labels, with the cell's subset; ``split.json`` and ``labelled_subset.json`` are written."""
+        self.store  # noqa: B018 (one that is open is used)
         return self._part("labels")
 
     @cached_property
@@ -159,8 +164,6 @@ class Question:
     def _parser(self) -> ConfigParser:
         parser = ConfigParser(copy.deepcopy(self.task.config))
         parser.update(self.settings)
-        if self.opened is not None:
-            parser["store"] = self.opened
         return parser
 
     def _part(self, name: str) -> Any:

@@ -74,9 +74,7 @@ def run_cell(study: Study, cell: StudyCell, stores: dict[str, ImageStore] | None
         if done and not extra:
             return "kept"
         (folder / FAILURE_FILE).unlink(missing_ok=True)
-        question = Question(
-            study, cell, None if stores is None else stores.get(cell_settings(study, cell)["cache_dir"])
-        )
+        question = Question(study, cell, {} if stores is None else stores)
         try:
             if not done:
                 _compute(question, folder, recipe)
@@ -85,8 +83,6 @@ def run_cell(study: Study, cell: StudyCell, stores: dict[str, ImageStore] | None
         except (ValueError, RuntimeError, OSError) as error:
             write_json(folder / FAILURE_FILE, {"cell": cell.to_dict(), "error": str(error)})
             raise
-        if stores is not None:
-            stores[question.settings["cache_dir"]] = question.store
         return "done"
 
 

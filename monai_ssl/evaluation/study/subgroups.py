@@ -21,8 +21,8 @@ _MOST_GROUPS = 12
 def group_values(column: pa.ChunkedArray, name: str) -> np.ndarray:
     """Return the group of each row: text as it is, ages as bands, what is missing as ``"unknown"``.
 
-    Numbers in a column whose name has "age" as a word are years: ``"0-17"``, ``"18-39"``, ``"40-59"``, ``"60-79"``, ``"80+"``. DICOM's form
-    (PS3.5 section 6.2, value representation AS: ``"045Y"``) is understood.
+    Numbers in a column whose name has "age" as a word are years and become ``"0-17"``, ``"18-39"``, ``"40-59"``,
+    ``"60-79"`` or ``"80+"``. DICOM's form (PS3.5 section 6.2, value representation AS: ``"045Y"``) is understood.
 
     >>> group_values(pa.chunked_array([["045Y", "7", None]]), "age").tolist()
     ['40-59', '0-17', 'unknown']
@@ -36,7 +36,7 @@ def group_values(column: pa.ChunkedArray, name: str) -> np.ndarray:
 def _age_band(value: Any) -> str:
     text = str(value).strip().upper() if value is not None else ""
     years = {"Y": 1.0, "M": 1 / 12, "W": 1 / 52.18, "D": 1 / 365.25}
-    factor = years.get(text[-1:], None)
+    factor = years.get(text[-1:])
     try:
         age = float(text[:-1]) * factor if factor else float(text)
     except ValueError:

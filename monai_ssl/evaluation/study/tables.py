@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a study: scores, comparisons with the start from random weights, labels saved, convergence, robustness."""
+"""The tables of a study: scores, comparisons with random weights, labels saved, convergence, robustness."""
 
 from __future__ import annotations
 

@@ -97,15 +97,17 @@ def validation_curve(folder: Path, metric: str, interval: int = 1) -> tuple[list
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Send what is printed and logged to a file."""
-    root = logging.getLogger()
+    root, bundle = logging.getLogger(), logging.getLogger("monai.bundle.workflows")
     handlers, level = root.handlers[:], root.level
     with open(path, "a", encoding="utf-8") as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
         root.handlers[:] = [handler]
         root.setLevel(logging.INFO)
+        bundle.setLevel(logging.ERROR)  # it has a handler of its own
         try:
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 yield
         finally:
             root.handlers[:], root.level = handlers, level
+            bundle.setLevel(logging.NOTSET)
