@@ -195,6 +195,28 @@ def export_nnunet(encoder: str, output: str, *, in_channels: int | None = None) 
     )
 
 
+def label_study(
+    config: str, *, output_dir: str | None = None, dataset_dir: str | None = None, encoder: str | None = None
+) -> None:
+    """Simulate annotation: how good a model gets with so many labels, by the strategy that chose the images.
+
+    Safe to interrupt and to repeat: finished rounds are kept. Several processes may share the work.
+
+    config       YAML file: task (a bundle and its settings), encoder, strategies, budgets, seeds
+    output_dir   folder for rounds and report; default: the file's
+    dataset_dir  folder of images; default: the file's
+    encoder      encoder.safetensors; default: the file's
+    """
+    from monai_ssl.label.study import read_label_study, run_label_study, write_label_report
+
+    study = read_label_study(config, output_dir=output_dir, dataset_dir=dataset_dir, encoder=encoder)
+    counts = run_label_study(study)
+    print(", ".join(f"{count} {status}" for status, count in counts.items()) + " chains of rounds")
+    print(f"written to {write_label_report(study)}")
+    if counts["failed"]:
+        raise RuntimeError(f"{counts['failed']} chains of rounds failed; the report shows the others")
+
+
 def _choose(spatial_dims: int, flat: Any, deep: Any) -> Any:
     if spatial_dims not in (2, 3):
         raise ValueError(f"--spatial_dims is {spatial_dims}; use 2 for images, 3 for volumes")
@@ -225,6 +247,7 @@ VERBS = {
     "describe": describe,
     "doctor": doctor,
     "export-nnunet": export_nnunet,
+    "label-study": label_study,
 }
 
 

@@ -12,6 +12,7 @@ import torch
 __all__ = ["LabelPool"]
 
 _UNIT = 1e-3  # how far from 1 the length of an embedding may be
+_DEAD = 1e-4  # least deviation of a feature, as a share of the mean deviation: dead features stay small
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ class LabelPool:
 
     @classmethod
     def of_features(cls, features: np.ndarray | torch.Tensor, labelled: np.ndarray, **further) -> LabelPool:
-        """Make it of features ``(N, F)``: their mean is subtracted and each is scaled to length 1.
+        """Make it of features ``(N, F)``: each feature is standardised, then each image scaled to length 1.
 
-        Pooled features of an encoder are positive and share one large direction; without their mean the cosine shows
-        what differs (as :func:`monai_ssl.evaluation.knn_probe` does it).
+        Pooled features of an encoder are positive and share one large direction; standardised, as the linear probe
+        takes them, the cosine shows what differs.
 
         Raises:
             ValueError: a feature is not finite; otherwise see the class.
@@ -70,10 +71,10 @@ class LabelPool:
         x = np.asarray(features.detach().cpu() if isinstance(features, torch.Tensor) else features, dtype=np.float64)
         if x.ndim != 2 or not np.isfinite(x).all():
             raise ValueError(f"features must be finite numbers of shape (N, F), got shape {x.shape}")
-        x = x - x.mean(axis=0)
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        x[length[:, 0] < 1e-9, 0] = 1.0  # the mean itself has no direction; any one does
-        x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        spread = x.std(axis=0)
+        x = (x - x.mean(axis=0)) / np.maximum(spread, max(_DEAD * spread.mean(), 1e-12))
+        x[np.linalg.norm(x, axis=1) < 1e-9, 0] = 1.0  # the mean itself has no direction; any one does
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
         return cls(x.astype(np.float32), np.asarray(labelled, dtype=bool), **further)
 
     def __len__(self) -> int:

@@ -57,8 +57,8 @@ class PartialProbe:
     def members(self, x: np.ndarray, y: np.ndarray, num: int, seed: int = 0) -> list[Classifier]:
         """Return ``num`` probes, each of a sample of the labelled images with replacement (within classes).
 
-        Breiman, *Bagging predictors*, Machine Learning 24, 1996; their disagreement is query by bagging (Abe, Mamitsuka,
-        ICML 1998).
+        Breiman, *Bagging predictors*, Machine Learning 24, 1996; to ask where they disagree is query by bagging (Abe,
+        Mamitsuka, ICML 1998).
         """
         rng = np.random.default_rng(seed)
         _, kind = np.unique(y, axis=0, return_inverse=True)

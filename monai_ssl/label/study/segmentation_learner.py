@@ -55,9 +55,7 @@ class SegmentationLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             encoder = question.start.build(len(labels.class_names))
-        features, _ = extract_features(
-            encoder, self._loader(self._rows), question.preprocessing.view(), self._device()
-        )
+        features, _ = extract_features(encoder, self._loader(self._rows), question.preprocessing.view(), self._device())
         self.features = features.numpy()
 
     def learn(self, chosen: np.ndarray, seed: int, kinds: Collection[str], folder: Path) -> Learned:
