@@ -167,10 +167,11 @@ def test_segmentation_trains_its_bundle_each_round(tmp_path):
         "bundle": str(BUNDLES / "volume_segmentation"),
         "dataset_dir": str(tmp_path / "volumes"),
         "modality": "CT",
-        "network_args": {"init_filters": 4, "blocks_down": [1, 1], "blocks_up": [1], "dropout_prob": 0.2},
+        "network_args": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1], "dropout_prob": 0.2},
         "patch_size": [16, 16, 16],
         "max_epochs": 1,
         "steps_per_epoch": 2,
+        "val_interval": 1,
     }
     content = {
         "output_dir": str(tmp_path / "out"), "task": task, "mode": "finetune", "strategies": ["entropy", "epistemic"],
