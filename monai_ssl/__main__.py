@@ -195,6 +195,55 @@ def export_nnunet(encoder: str, output: str, *, in_channels: int | None = None) 
     )
 
 
+def label(
+    *,
+    studies: str | None = None,
+    encoder: str | None = None,
+    bundle: str | None = None,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    num_classes: int = 2,
+    dicom: str | None = None,
+    spatial_dims: int = 2,
+    install: bool = False,
+) -> None:
+    """Serve a folder of images to annotators by MONAI Label: the most useful image first, a better model each round.
+
+    Everything that it makes lies in the folder's hidden .monai_ssl. Whoever reaches the port sees the images: there is
+    no password unless MONAI Label's own authentication is set up.
+
+    studies       folder of NIfTI, NRRD, PNG, JPEG or TIFF files
+    encoder       encoder.safetensors of a pretraining on such images
+    bundle        folders of bundles, by commas: for pretraining, classification and segmentation, one of each
+    port          to listen at
+    host          address to listen at; the default is this machine alone
+    num_classes   classes that are expected
+    dicom         folder of DICOM to convert into the studies first; their names are not taken over
+    spatial_dims  of the DICOM: 2 for radiographs, 3 for series
+    install       install MONAI Label and what it needs, and stop
+    """
+    import subprocess
+
+    from monai_ssl.label.annotation.dicom import convert_dicom
+    from monai_ssl.label.launcher import install_server, server_command
+
+    if install:
+        install_server()
+        return
+    if studies is None:
+        raise ValueError("label needs --studies FOLDER")
+    if dicom is not None:
+        counts = convert_dicom(dicom, studies, spatial_dims)
+        print(f"{dicom}: " + ", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
+    bundles = [name for name in (bundle or "").split(",") if name]
+    command, environment = server_command(
+        studies, bundles=bundles, encoder=encoder, port=port, host=host, num_classes=num_classes
+    )
+    print(f"serving {studies} at http://{host}:{port}; stop with Ctrl-C", flush=True)
+    if code := subprocess.run(command, env=environment).returncode:
+        raise RuntimeError(f"the server ended with code {code}; its words are above")
+
+
 def label_study(
     config: str, *, output_dir: str | None = None, dataset_dir: str | None = None, encoder: str | None = None
 ) -> None:
@@ -247,6 +296,7 @@ VERBS = {
     "describe": describe,
     "doctor": doctor,
     "export-nnunet": export_nnunet,
+    "label": label,
     "label-study": label_study,
 }
 

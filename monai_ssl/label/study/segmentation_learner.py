@@ -5,26 +5,22 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.data import DataLoader
-from torch import Tensor, nn
 
 from monai_ssl.data import PadCollate, StoreDataset
-from monai_ssl.evaluation import extract_features, load_segmenter, read_segmenter_card
+from monai_ssl.evaluation import extract_features
 from monai_ssl.evaluation.segmentation_report import class_mean
 from monai_ssl.evaluation.study.question import Question
 from monai_ssl.evaluation.study.results import numbered
 from monai_ssl.evaluation.study.training_cells import run_bundle
-from monai_ssl.label.entropy import entropy_uncertainty
-from monai_ssl.label.epistemic import epistemic_uncertainty
-from monai_ssl.label.margin import margin_uncertainty
 from monai_ssl.label.study.learner import Learned, repeated_rows
+from monai_ssl.label.volume_uncertainty import volume_uncertainty
 
 __all__ = ["SegmentationLearner"]
 
@@ -81,29 +77,13 @@ class SegmentationLearner:
         return class_mean(values)
 
     def _uncertainty(self, path: Path, chosen: np.ndarray, kinds: Collection[str]) -> dict[str, np.ndarray]:
-        """Mean uncertainty of the voxels of each volume that is not labelled."""
-        card = read_segmenter_card(path)
-        network = card.build()
-        load_segmenter(network, path)
-        network.to(self._device()).eval()
-        inferer = card.inferer()
-        found = {kind: np.full(len(self._rows), np.nan) for kind in kinds}
-        measures = {"margin": margin_uncertainty, "entropy": entropy_uncertainty}
+        """Of the volumes that are not labelled; NaN of the others."""
         left = np.setdiff1d(np.arange(len(self._rows)), chosen)
-
-        def probabilities(image: Tensor) -> np.ndarray:
-            p = inferer(image, network).float().softmax(dim=1)  # (1, C, *spatial)
-            return p.flatten(2).transpose(1, 2).double().cpu().numpy()  # (1, voxels, C)
-
-        with torch.no_grad():
-            for position, batch in zip(left, self._loader(self._rows[left], 1), strict=True):
-                image = batch["image"].to(self._device())
-                for kind in measures.keys() & set(kinds):
-                    found[kind][position] = measures[kind](probabilities(image))[0]
-                if "epistemic" in kinds:
-                    with dropout_on(network):
-                        members = np.stack([probabilities(image) for _ in range(self._members)])
-                    found["epistemic"][position] = epistemic_uncertainty(members)[0]
+        options = {"members": self._members, "device": self._device()}
+        scores = volume_uncertainty(path, self._question.store, self._rows[left], kinds, **options)
+        found = {kind: np.full(len(self._rows), np.nan) for kind in kinds}
+        for kind, values in scores.items():
+            found[kind][left] = values
         return found
 
     def _dice(self, path: Path) -> np.ndarray:
@@ -118,33 +98,10 @@ class SegmentationLearner:
                     values[place[row["path"]], column[row["class"]]] = float(row["dice"])
         return values
 
-    def _loader(self, rows: np.ndarray, batch_size: int | None = None) -> DataLoader:
+    def _loader(self, rows: np.ndarray) -> DataLoader:
+        size = min(self._question.study.batch_size, 8)
         dataset = StoreDataset(self._question.store, rows)
-        size = batch_size or min(self._question.study.batch_size, 8)
         return DataLoader(dataset, batch_size=size, num_workers=0, collate_fn=PadCollate())
 
     def _device(self) -> str:
         return self._question.study.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def dropout_on(network: nn.Module) -> Iterator[None]:
-    """Let a network's dropout draw, the rest stays in evaluation mode.
-
-    Raises:
-        ValueError: it has no dropout.
-    """
-    layers = [module for module in network.modules() if isinstance(module, nn.modules.dropout._DropoutNd) and module.p]
-    if not layers:
-        raise ValueError(
-            "the strategy 'epistemic' needs a network with dropout: give it some by network_args (dropout_prob of a "
-            "SegResNet, dropout of a UNet), or leave the strategy out"
-        )
-    modes = [layer.training for layer in layers]
-    for layer in layers:
-        layer.train()
-    try:
-        yield
-    finally:
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.train(mode)

@@ -16,7 +16,7 @@ from monai_ssl.__main__ import main
 from monai_ssl.label.study import area_under_curve, read_label_study, run_label_study, study_tables, write_label_report
 from monai_ssl.label.study.probe_learner import PartialProbe
 from monai_ssl.label.study.rounds import read_chain
-from monai_ssl.label.study.segmentation_learner import dropout_on
+from monai_ssl.label.volume_uncertainty import dropout_on
 
 BUNDLES = Path(__file__).parents[3] / "bundles"
 
