@@ -19,6 +19,7 @@ from benchmarks import (
     bench_losses,
     bench_methods,
     bench_multi_crop,
+    bench_next_image,
     bench_patches,
     bench_search,
     bench_step,
@@ -42,6 +43,7 @@ BENCHES = {
     "volume_step": bench_volume_step.run,
     "volume_loader": bench_volume_loader.run,
     "search": bench_search.run,
+    "next_image": bench_next_image.run,
 }
 
 

@@ -17,6 +17,7 @@ _ROOMS = (
     "engines",
     "evaluation",
     "handlers",
+    "label",
     "losses",
     "methods",
     "metrics",

@@ -322,6 +322,77 @@ def evaluate(
         raise RuntimeError(f"{counts['failed']} of {len(study_cells(study))} cells failed; see above, or the report")
 
 
+def label(
+    *,
+    studies: str | None = None,
+    encoder: str | None = None,
+    bundle: str | None = None,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    num_classes: int = 2,
+    dicom: str | None = None,
+    spatial_dims: int = 2,
+    install: bool = False,
+) -> None:
+    """Serve a folder of images to annotators by MONAI Label: the most useful image first, a better model each round.
+
+    Everything that it makes lies in the folder's hidden .monai_ssl. Whoever reaches the port sees the images: there is
+    no password unless MONAI Label's own authentication is set up.
+
+    studies       folder of NIfTI, NRRD, PNG, JPEG or TIFF files
+    encoder       encoder.safetensors of a pretraining on such images
+    bundle        folders of bundles, by commas: for pretraining, classification and segmentation, one of each
+    port          to listen at
+    host          address to listen at; the default is this machine alone
+    num_classes   classes that are expected
+    dicom         folder of DICOM to convert into the studies first; their names are not taken over
+    spatial_dims  of the DICOM: 2 for radiographs, 3 for series
+    install       install MONAI Label and what it needs, and stop
+    """
+    import subprocess
+
+    from monai_ssl.label.annotation.dicom import convert_dicom
+    from monai_ssl.label.launcher import install_server, server_command
+
+    if install:
+        install_server()
+        return
+    if studies is None:
+        raise ValueError("label needs --studies FOLDER")
+    if dicom is not None:
+        counts = convert_dicom(dicom, studies, spatial_dims)
+        print(f"{dicom}: " + ", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
+    bundles = [name for name in (bundle or "").split(",") if name]
+    command, environment = server_command(
+        studies, bundles=bundles, encoder=encoder, port=port, host=host, num_classes=num_classes
+    )
+    print(f"serving {studies} at http://{host}:{port}; stop with Ctrl-C", flush=True)
+    if code := subprocess.run(command, env=environment).returncode:
+        raise RuntimeError(f"the server ended with code {code}; its words are above")
+
+
+def label_study(
+    config: str, *, output_dir: str | None = None, dataset_dir: str | None = None, encoder: str | None = None
+) -> None:
+    """Simulate annotation: how good a model gets with so many labels, by the strategy that chose the images.
+
+    Safe to interrupt and to repeat: finished rounds are kept. Several processes may share the work.
+
+    config       YAML file: task (a bundle and its settings), encoder, strategies, budgets, seeds
+    output_dir   folder for rounds and report; default: the file's
+    dataset_dir  folder of images; default: the file's
+    encoder      encoder.safetensors; default: the file's
+    """
+    from monai_ssl.label.study import read_label_study, run_label_study, write_label_report
+
+    study = read_label_study(config, output_dir=output_dir, dataset_dir=dataset_dir, encoder=encoder)
+    counts = run_label_study(study)
+    print(", ".join(f"{count} {status}" for status, count in counts.items()) + " chains of rounds")
+    print(f"written to {write_label_report(study)}")
+    if counts["failed"]:
+        raise RuntimeError(f"{counts['failed']} chains of rounds failed; the report shows the others")
+
+
 def _choose(spatial_dims: int, flat: Any, deep: Any) -> Any:
     if spatial_dims not in (2, 3):
         raise ValueError(f"--spatial_dims is {spatial_dims}; use 2 for images, 3 for volumes")
@@ -355,6 +426,8 @@ VERBS = {
     "search": search,
     "export-nnunet": export_nnunet,
     "evaluate": evaluate,
+    "label": label,
+    "label-study": label_study,
 }
 
 

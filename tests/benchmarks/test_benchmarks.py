@@ -48,8 +48,7 @@ def test_one_command_writes_json_and_markdown(benchmarks, tmp_path, capsys):
     facts = json.loads((tmp_path / "benchmarks.json").read_text())
     views = {"two views", "multi-crop", "two volume views"}
     steps = {f"method step, {name}" for name in METHODS}
-    benches = {"NT-Xent", "InfoNCE", "reading", "SimCLR step", "loss, peak memory", "search"}
-    benches |= {"embedding"}
+    benches = {"NT-Xent", "InfoNCE", "reading", "SimCLR step", "loss, peak memory", "search", "embedding", "next image"}
     benches |= {*views, *steps, *CROPS, *VOLUME_STEPS}
     assert {row["bench"] for row in facts["rows"]} == benches
     assert facts["machine"]["versions"]["torch"] and facts["machine"]["cpu"]

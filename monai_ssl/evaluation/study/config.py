@@ -129,7 +129,7 @@ def read_study(
         raise FileNotFoundError(f"there is no study at {path}")
     content = dict(ConfigParser.load_config_file(str(path)))
     known = {one.name for one in fields(Study)}
-    _refuse_unknown(content, known, path)
+    refuse_unknown(content, known, path)
     if output_dir is not None:
         content["output_dir"] = output_dir
     for key in ("output_dir", "tasks"):
@@ -139,7 +139,7 @@ def read_study(
         if len(content["tasks"]) != 1:
             raise ValueError(f"dataset_dir is for a study with one task; {path} has {len(content['tasks'])}")
         content["tasks"] = {name: {**task, "dataset_dir": dataset_dir} for name, task in content["tasks"].items()}
-    tasks = {str(name): _task(str(name), given, path) for name, given in content["tasks"].items()}
+    tasks = {str(name): study_task(str(name), given, path) for name, given in content["tasks"].items()}
     seeds = content.get("seeds", 3)
     plain = {name: content[name] for name in known & content.keys() if name not in ("tasks", "encoders", "seeds")}
     lists = {"modes", "fractions", "robustness", "subgroups"}
@@ -156,7 +156,18 @@ def read_study(
     return _checked(made, path)
 
 
-def _task(name: str, given: Any, path: Path) -> StudyTask:
+def study_task(name: str, given: Any, path: Path) -> StudyTask:
+    """Make a task of its entry in a file.
+
+    Args:
+        name: of the task.
+        given: ``bundle`` and settings of that bundle.
+        path: of the file, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such bundle.
+        ValueError: the bundle learns from no labels, or a setting is unknown or the study's own.
+    """
     if not isinstance(given, Mapping) or not given.get("bundle"):
         raise ValueError(f"{path}: the task {name!r} needs the key 'bundle', such as bundles/radiograph_classification")
     settings = {key: value for key, value in given.items() if key != "bundle"}
@@ -172,7 +183,7 @@ def _task(name: str, given: Any, path: Path) -> StudyTask:
         raise ValueError(
             f"{path}: the task {name!r} sets {', '.join(taken)}, which the study sets in each of its cells"
         )
-    _refuse_unknown({key.split("::")[0].split("#")[0]: None for key in settings}, config, f"{path}: task {name!r}")
+    refuse_unknown({key.split("::")[0].split("#")[0]: None for key in settings}, config, f"{path}: task {name!r}")
     return StudyTask(name, bundle, settings, _KINDS[target], config)
 
 
@@ -206,7 +217,8 @@ def _checked(study: Study, path: Path) -> Study:
     return replace(study, fractions=tuple(sorted(study.fractions)))
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Iterable[str], where: object) -> None:
+def refuse_unknown(given: Mapping[str, Any], known: Iterable[str], where: object) -> None:
+    """Raise a ValueError for the first unknown key, with the nearest known one."""
     for key in given:
         if key not in known:
             near = nearest_name(str(key), known, 0.5)

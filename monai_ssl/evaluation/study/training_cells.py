@@ -18,11 +18,15 @@ from monai_ssl.engines.plain_errors import own_error
 from monai_ssl.evaluation.study.question import Question
 from monai_ssl.evaluation.study.results import Predictions, numbered, read_json
 
-__all__ = ["run_bundle", "run_predictions", "validation_curve"]
+__all__ = ["run_bundle", "run_predictions", "run_workflow", "validation_curve"]
 
 
-def run_bundle(question: Question) -> dict[str, Any]:
+def run_bundle(question: Question, **overrides: Any) -> dict[str, Any]:
     """Train, validate and test as the bundle says; an interrupted training goes on from its last checkpoint.
+
+    Args:
+        question: what is trained for.
+        overrides: settings or parts of the bundle in place of the question's, such as ``labels``.
 
     Returns:
         The first row of the bundle's test report: figures over all classes, and the facts of the run.
@@ -30,26 +34,36 @@ def run_bundle(question: Question) -> dict[str, Any]:
     Raises:
         ValueError, RuntimeError, OSError: this package's own error that the run ended with.
     """
-    folder = Path(question.settings["output_dir"])
+    settings = {**question.settings, **overrides}
+    folder = Path(settings["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
-    with _output_to(folder / "log.txt"):
+    resume = (folder / "checkpoints").is_dir()
+    run_workflow(question.task.config_file, folder / "log.txt", **settings, resume=resume)
+    row = read_json(folder / "test_report.json")["rows"][0]
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over; model.pt and the report stay
+    return row
+
+
+def run_workflow(config_file: Path, log: Path, **settings: Any) -> None:
+    """Run a bundle's training in this process; what it prints and logs goes to a file.
+
+    Args:
+        config_file: of the bundle.
+        log: file that is appended to.
+        settings: settings or parts in place of the file's.
+
+    Raises:
+        ValueError, RuntimeError, OSError: this package's own error that the run ended with.
+    """
+    with _output_to(log):
         try:
-            workflow = ConfigWorkflow(
-                str(question.task.config_file),
-                logging_file=False,
-                workflow_type="train",
-                **question.settings,
-                resume=(folder / "checkpoints").is_dir(),
-            )
+            workflow = ConfigWorkflow(str(config_file), logging_file=False, workflow_type="train", **settings)
             workflow.initialize()
             workflow.run()
             workflow.finalize()
         except Exception as error:
             own = own_error(error)
             raise error if own is None else own from None
-    row = read_json(folder / "test_report.json")["rows"][0]
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over; model.pt and the report stay
-    return row
 
 
 def run_predictions(question: Question) -> Predictions:
