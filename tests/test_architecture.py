@@ -23,7 +23,8 @@ FLOORS = [
     {"methods"},
     {"engines"},
     {"handlers"},
-    {"evaluation", "transferability"},
+    {"evaluation"},
+    {"transferability"},
     {"label", "command_line", "describe", "doctor", "show_views"},
     {"__main__"},
 ]
