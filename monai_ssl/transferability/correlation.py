@@ -81,7 +81,7 @@ def correlation(
     Example:
         >>> c = correlation([1, 2, 3, 4], [2, 4, 6, 9])
         >>> round(c.value, 3), c.n
-        (0.997, 4)
+        (0.994, 4)
     """
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}")
