@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +93,9 @@ def correlation(
         raise ValueError("a measure or a score is not finite; leave such pairs out")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError("a correlation is not defined where the measure or the score is the same for all pairs")
-    found = stats.pearsonr(x, y) if kind == "pearson" else stats.spearmanr(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)  # the bootstrap's interval says so too
+        found = stats.pearsonr(x, y) if kind == "pearson" else stats.spearmanr(x, y)
     value, p_value = float(found.statistic), float(found.pvalue)
     permuted = _permuted(x, y, kind, blocks, permutations, seed)
     p = (1 + int((np.abs(permuted) >= abs(value) - 1e-12).sum())) / (1 + permutations)

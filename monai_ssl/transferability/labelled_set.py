@@ -150,7 +150,14 @@ def open_labelled_set(
     """
     folder = Path(folder)
     name = name or folder.resolve().name
-    store = open_radiographs(folder, cache_dir, max_side=stored_side, num_workers=num_workers, progress=False)
+    store = open_radiographs(
+        folder,
+        cache_dir,
+        max_side=stored_side,
+        num_workers=num_workers,
+        split_fractions={"all": 1.0},  # a study makes its own folds
+        progress=False,
+    )
     try:
         labels = classification_labels(store, label_column or "label", where=where, splits=("all",))
     except ValueError as error:

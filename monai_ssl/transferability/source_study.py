@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The study of van den Brandt et al., *Cats, not CAT scans*, arXiv 2107.05940: N sources, M targets, every pair trained.
+"""The study of van den Brandt et al., *Cats, not CAT scans*, arXiv 2107.05940: every source to every target, trained.
 
 A cell is one pair: the source's labels train an encoder, which is fine-tuned on each fold of the target. Cells are
 files; they can be made one by one, by several processes, in any order, and are never made twice.
@@ -7,6 +7,7 @@ files; they can be made one by one, by several processes, in any order, and are 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -288,7 +289,10 @@ class SourceStudy:
                 write_cell(path, content | {"undefined": reasons | why})
 
     def _measured(self, source: str, target: str) -> Path:
-        return self.output_dir / "measures" / f"{source}__{target}.json"
+        """Where the measures of a pair are. They depend on the other sets: these settle how many images each gives."""
+        facts = json.dumps([self.measure_images, {name: data.fingerprint for name, data in sorted(self.sets.items())}])
+        among = hashlib.sha256(facts.encode()).hexdigest()[:8]
+        return self.output_dir / "measures" / among / f"{source}__{target}.json"
 
     # ---- results -----------------------------------------------------------------------------------------------------
 

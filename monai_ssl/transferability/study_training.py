@@ -116,7 +116,7 @@ def pretrain_source(
     labels = data.question(rows)
     preprocessing = Preprocessing((recipe.image_size,) * 2).with_store(data.store)
     encoder = build_encoder(recipe.architecture, 2, 1, **recipe.network_args)
-    method = Supervised(encoder, supervised_task(labels, recipe.class_weight_power))
+    method = Supervised(encoder, supervised_task(labels, class_weight_power=recipe.class_weight_power))
     manifest = {
         "intensity": preprocessing.intensity(),
         "data_fingerprint": data.fingerprint,
