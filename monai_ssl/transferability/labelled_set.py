@@ -85,7 +85,8 @@ class LabelledSet:
                 )
         kind = StratifiedGroupKFold if by_patient else StratifiedKFold
         splitter = kind(count, shuffle=True, random_state=seed)
-        folds = [(self.rows[a], self.rows[b]) for a, b in splitter.split(self.rows, classes, patients)]
+        parts = splitter.split(self.rows, classes, patients if by_patient else None)
+        folds = [(self.rows[a], self.rows[b]) for a, b in parts]
         for train, test in folds:
             for rows in (train, test):
                 missing = set(range(len(self.labels.class_names))) - set(self.classes_of(rows).tolist())

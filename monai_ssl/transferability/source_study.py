@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class SourceStudy:
             images are sources, and all are targets.
         cache_dir: for prepared images.
         recipe: of all trainings.
+        max_epochs: of fine-tuning, in place of the recipe's.
         num_folds: of the cross-validation on a target.
         by_patient: keep patients together in folds, and let no target's test images into the pretraining of its own
             cell. False is the paper's way: images are dealt one by one, and the cell of a set with itself leaks.
@@ -79,6 +80,7 @@ class SourceStudy:
         dataset_dir: str | Path | None = None,
         cache_dir: str | Path | None = None,
         recipe: StudyRecipe | None = None,
+        max_epochs: int | None = None,
         num_folds: int = 5,
         by_patient: bool = True,
         source_share: float = 1.0,
@@ -95,7 +97,9 @@ class SourceStudy:
         self.output_dir = Path(output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.cache_dir = Path(cache_dir or self.output_dir / "data")
-        self.recipe, self.device, self.seed = recipe or StudyRecipe(), torch.device(device), seed
+        recipe = recipe or StudyRecipe()
+        self.recipe = recipe if max_epochs is None else replace(recipe, max_epochs=max_epochs)
+        self.device, self.seed = torch.device(device), seed
         self.num_folds, self.by_patient, self.source_share = num_folds, by_patient, source_share
         self.experts, self.probe_weights, self.measure_images = experts, probe_weights, measure_images
         if not 0 < source_share <= 1 or measure_images < 10:

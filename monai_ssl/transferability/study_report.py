@@ -155,13 +155,14 @@ class StudyReport:
         return folder / "report.md"
 
 
-def study_report(study: SourceStudy, reference: str = "self") -> StudyReport:
+def study_report(study: SourceStudy, reference: str = "self", resamples: int = 1000) -> StudyReport:
     """Collect what a study has found so far.
 
     Args:
         study: cells that are not there yet are named in the report.
         reference: ``"self"``: scores are relative to the target's own cell, as in the paper; ``"random"``: to training
             from random weights.
+        resamples: of the bootstrap of the correlations.
 
     Raises:
         ValueError: the reference is neither, or the experts' table does not have the study's names.
@@ -199,7 +200,7 @@ def study_report(study: SourceStudy, reference: str = "self") -> StudyReport:
             row["rank"] = int(rank)
     both = (True, False) if set(study.sources) & set(study.targets) else (False,)
     correlations = [
-        {"measure": name, "self_pairs": with_self, **_correlations(rows, name, with_self, study.sources)}
+        {"measure": name, "self_pairs": with_self, **_correlations(rows, name, with_self, study.sources, resamples)}
         for name in MEASURES
         for with_self in both
         if any(row[name] is not None for row in rows)
@@ -211,7 +212,9 @@ def study_report(study: SourceStudy, reference: str = "self") -> StudyReport:
     return StudyReport(rows, correlations, excluded, missing, reference, facts)
 
 
-def _correlations(rows: Sequence[Mapping[str, Any]], name: str, with_self: bool, sources: Sequence[str]) -> dict:
+def _correlations(
+    rows: Sequence[Mapping[str, Any]], name: str, with_self: bool, sources: Sequence[str], resamples: int
+) -> dict[str, Any]:
     used = [
         row
         for row in rows
@@ -221,9 +224,13 @@ def _correlations(rows: Sequence[Mapping[str, Any]], name: str, with_self: bool,
         and (with_self or row["source"] != row["target"])
     ]
     x, y = [row[name] for row in used], [row["score"] for row in used]
-    groups = {"groups": np.array([row["source"] for row in used]), "blocks": np.array([row["target"] for row in used])}
+    options = {
+        "groups": np.array([row["source"] for row in used]),
+        "blocks": np.array([row["target"] for row in used]),
+        "resamples": resamples,
+    }
     try:
-        found = {kind: correlation(x, y, kind=kind, **groups) for kind in ("pearson", "spearman")}
+        found = {kind: correlation(x, y, kind=kind, **options) for kind in ("pearson", "spearman")}
     except ValueError as error:
         return {"n": len(used), "undefined": str(error)}
     told = {} if name == "cka" else {"verdict": verdict(found["pearson"], name in ENCODER_MEASURES)}

@@ -22,6 +22,7 @@ def run_study(
     *,
     steps: Sequence[str] = _STEPS,
     reference: str = "self",
+    resamples: int = 1000,
     resume: bool = True,
 ) -> None:
     """Train what is missing, compute the measures that are missing, and write the report.
@@ -31,6 +32,7 @@ def run_study(
         cell: (source, target): train this pair only, and nothing else.
         steps: some of ``"cells"``, ``"measures"`` and ``"report"``; the report names the cells that are missing.
         reference: see :func:`monai_ssl.transferability.study_report`.
+        resamples: likewise.
         resume: go on where results are there already; False refuses then.
 
     Raises:
@@ -51,5 +53,5 @@ def run_study(
     if "measures" in steps:
         study.measure()
     if "report" in steps:
-        report = study_report(study, reference)
+        report = study_report(study, reference, resamples)
         logger.info("written to %s\n%s", report.save(study.output_dir), report.as_markdown())
