@@ -21,6 +21,7 @@ from benchmarks import (
     bench_multi_crop,
     bench_patches,
     bench_step,
+    bench_transferability,
     bench_views,
     bench_volume_loader,
     bench_volume_step,
@@ -40,6 +41,7 @@ BENCHES = {
     "methods": bench_methods.run,
     "volume_step": bench_volume_step.run,
     "volume_loader": bench_volume_loader.run,
+    "transferability": bench_transferability.run,
 }
 
 
