@@ -300,13 +300,13 @@ class SourceStudy:
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
-    def results(self) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[tuple[str, str], dict[str, float]]]:
-        """Return the cells and the measures that are there, by pair."""
+    def results(self) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[tuple[str, str], dict[str, Any]]]:
+        """Return by pair the cells and the measures (``"values"``, and why some are ``"undefined"``) that are there."""
         cells = {pair: read_cell(self.path(*pair)) for pair in self.cells()}
         measures = {(s, t): read_cell(self._measured(s, t)) for s in self.sources for t in self.targets}
         return (
             {pair: cell for pair, cell in cells.items() if cell is not None},
-            {pair: found["values"] for pair, found in measures.items() if found is not None},
+            {pair: found for pair, found in measures.items() if found is not None},
         )
 
     def _settle_settings(self) -> None:

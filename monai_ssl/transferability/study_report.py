@@ -73,6 +73,7 @@ class StudyReport:
         correlations: one for each measure, kind and with or without the pairs of a set with itself.
         excluded: pairs that were left out, and why.
         missing: pairs that are not trained yet.
+        undefined: measures that are not defined for a pair, and why.
         reference: what scores are relative to: ``"self"`` or ``"random"``.
         facts: of the study.
     """
@@ -81,6 +82,7 @@ class StudyReport:
     correlations: list[dict[str, Any]]
     excluded: dict[str, str]
     missing: list[str]
+    undefined: dict[str, str]
     reference: str
     facts: dict[str, Any]
 
@@ -101,7 +103,12 @@ class StudyReport:
             cells = [row["target"], row["source"], row["rank"] or "-", shown_number(row["auc"])]
             cells += [shown_number(row["std"]), shown_number(row["score"], 2), shown_number(row["gain"], 2)]
             lines.append(table_line(cells))
-        for title, pairs in (("Left out", self.excluded.items()), ("Not trained yet", [(p, "") for p in self.missing])):
+        missing = [(pair, "") for pair in self.missing]
+        for title, pairs in (
+            ("Left out", self.excluded.items()),
+            ("Not trained yet", missing),
+            ("Measures not defined", self.undefined.items()),
+        ):
             if pairs:
                 lines += ["", f"{title}: " + "; ".join(f"{pair}{why and ': '}{why}" for pair, why in pairs) + "."]
         lines += [
@@ -176,7 +183,7 @@ def study_report(study: SourceStudy, reference: str = "self", resamples: int = 1
     aucs = {pair: [fold["auc"] for fold in cell["folds"]] for pair, cell in cells.items() if "folds" in cell}
     rows = []
     for (source, target), values in aucs.items():
-        found = dict(measures.get((source, target), {}))
+        found = dict(measures.get((source, target), {"values": {}})["values"])
         if (source, target) in experts:
             found["experts"] = experts[source, target]
         base = aucs.get((target if reference == "self" else RANDOM_SOURCE, target))
@@ -209,7 +216,12 @@ def study_report(study: SourceStudy, reference: str = "self", resamples: int = 1
     excluded = {text: cells[pair]["excluded"] for text, pair in named.items() if "excluded" in cells.get(pair, {})}
     missing = [text for text, pair in named.items() if pair not in cells]
     facts = {"num_folds": study.num_folds, "by_patient": study.by_patient, "recipe": asdict(study.recipe)}
-    return StudyReport(rows, correlations, excluded, missing, reference, facts)
+    undefined = {
+        f"{MEASURES[name]} of {s} to {t}": why
+        for (s, t), found in measures.items()
+        for name, why in found["undefined"].items()
+    }
+    return StudyReport(rows, correlations, excluded, missing, undefined, reference, facts)
 
 
 def _correlations(

@@ -202,6 +202,28 @@ def test_report_with_experts_and_of_a_part(finished_study, small_study, tmp_path
         study_report(study, resamples=20)
 
 
+def test_an_encoder_file_as_source_and_a_measure_that_is_not_defined(
+    finished_study, small_study, tmp_path, monkeypatch
+):
+    folder = tmp_path / "mine"
+    shutil.copytree(finished_study.output_dir / "sources/stripes", folder)
+    (folder / "head.safetensors").unlink()
+    study = small_study(tmp_path / "out", sources=[str(folder / "encoder.safetensors"), "stripes"], targets=["cells"])
+    assert study.sources == ["mine", "stripes"]
+
+    def refuse(*_):
+        raise ValueError("the classes are too few")
+
+    monkeypatch.setattr("monai_ssl.transferability.pair_measures.gaussian_bhattacharyya", refuse)
+    study.run(["mine", "cells"])
+    study.measure()
+    report = study_report(study, resamples=20)
+    (row,) = report.rows
+    assert row["log_me"] is not None and row["frechet"] is None and row["leep"] is None and row["gbc"] is None
+    told = "Gaussian Bhattacharyya coefficient of mine to cells: the classes are too few"
+    assert f"Measures not defined: {told}" in report.as_markdown()
+
+
 def test_verdict():
     strong = Correlation("pearson", 0.8, 24, 0.001, 0.002, 0.6, 0.9, 0.95)
     assert verdict(strong, higher_is_better=True).startswith("went with the transfer")
