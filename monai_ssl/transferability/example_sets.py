@@ -39,7 +39,7 @@ _CONTENT_VERSION = 1  # raise it when the pictures change
 
 
 def make_example_sets(
-    folder: str | os.PathLike, num_patients: int = 60, target_patients: int = 24, size: int = 48, seed: int = 0
+    folder: str | os.PathLike, num_patients: int = 60, target_patients: int = 40, size: int = 48, seed: int = 0
 ) -> Path:
     """Write the five sets, each a folder with images (PNG) and ``labels.csv``; return at once if they are there.
 

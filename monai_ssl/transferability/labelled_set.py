@@ -47,8 +47,12 @@ class LabelledSet:
         return self.labels.targets[rows]
 
     def patients_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the patients of rows of the store, as text."""
-        return self.labels.groups[rows]
+        """Return the patients of rows of the store, numbered as they first come in the store.
+
+        Their names are salted hashes: folds and draws that sorted them would differ from index to index.
+        """
+        _, first, codes = np.unique(self.labels.groups, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[codes][rows]
 
     def question(self, train: np.ndarray, test: np.ndarray | None = None) -> ClassificationLabels:
         """Return the same question with other splits of the rows."""

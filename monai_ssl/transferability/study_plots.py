@@ -28,9 +28,9 @@ def heat_map_png(rows: Sequence[Mapping[str, Any]]) -> bytes:
     axes.imshow(ranks, cmap="Greens_r", vmin=1, vmax=1.5 * most + 1, aspect="auto")
     for row in rows:
         text = f"{row['auc']:.3f}" + (f"\n#{row['rank']}" if row["rank"] else "")
-        axes.text(
-            targets.index(row["target"]), sources.index(row["source"]), text, ha="center", va="center", fontsize=8
-        )
+        shade = "white" if row["rank"] and row["rank"] <= 0.5 * most else "black"
+        place = targets.index(row["target"]), sources.index(row["source"])
+        axes.text(*place, text, ha="center", va="center", fontsize=8, color=shade)
     axes.set_xticks(range(len(targets)), targets)
     axes.set_yticks(range(len(sources)), sources)
     axes.set_xlabel("target")

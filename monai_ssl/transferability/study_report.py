@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,13 @@ def verdict(found: Correlation, higher_is_better: bool) -> str:
         found: its correlation with the transfer scores.
         higher_is_better: which sign it should have.
     """
-    right = (found.value > 0) == higher_is_better
+    letter = "r" if found.kind == "pearson" else "rho"
+    told = f"{letter} = {found.value:.2f}, permutation p = {found.permutation_p:.2f}"
     if found.permutation_p > _LEVEL:
-        return f"did not predict the transfer as far as {found.n} pairs can tell ({found}): do not choose by it alone"
-    if not right:
-        return f"pointed the wrong way ({found}): do not choose by it"
-    return f"went with the transfer ({found})"
+        return f"did not predict the transfer as far as {found.n} pairs can tell ({told}): do not choose by it alone"
+    if (found.value > 0) != higher_is_better:
+        return f"pointed the wrong way in {found.n} pairs ({told}): do not choose by it"
+    return f"went with the transfer in {found.n} pairs ({told})"
 
 
 @dataclass
@@ -116,21 +117,24 @@ class StudyReport:
             "## Did a measure foretell it?",
             "",
             "Correlation with the score. p of the permutation test shuffles within a target; the intervals resample "
-            "sources. Of distances r should be negative, of the others positive. With few pairs and many measures one "
-            "in twenty looks significant by chance.",
+            "sources. Of distances r should be negative, of the others positive. What counts for a choice is the order "
+            "within a target (ranks among its sources, all targets together): the sentences below go by it. With few "
+            "pairs and many measures one in twenty looks significant by chance.",
             "",
-            "| measure | self-pairs | n | Pearson r | interval | p | permutation p | Spearman rho | p |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| measure | self-pairs | n | Pearson r | interval | p | permutation p | Spearman rho | p "
+            "| rho within targets | permutation p |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in self.correlations:
             if "pearson" in row:
-                r, rho = row["pearson"], row["spearman"]
+                r, rho, within = row["pearson"], row["spearman"], row["within"]
                 interval = f"{shown_number(r['low'], 2)} to {shown_number(r['high'], 2)}"
                 cells = [shown_number(r["value"], 2), interval, shown_number(r["p_value"], 2)]
                 cells += [shown_number(r["permutation_p"], 2), shown_number(rho["value"], 2)]
-                cells = [r["n"], *cells, shown_number(rho["p_value"], 2)]
+                cells = [r["n"], *cells, shown_number(rho["p_value"], 2), shown_number(within["value"], 2)]
+                cells.append(shown_number(within["permutation_p"], 2))
             else:
-                cells = [row["n"], row["undefined"], *["-"] * 5]
+                cells = [row["n"], row["undefined"], *["-"] * 7]
             lines.append(table_line([MEASURES[row["measure"]], "with" if row["self_pairs"] else "without", *cells]))
         if any(row["self_pairs"] for row in self.correlations):
             lines += ["", "In self-pairs the encoder was trained by the very labels it is asked about."]
@@ -243,7 +247,19 @@ def _correlations(
     }
     try:
         found = {kind: correlation(x, y, kind=kind, **options) for kind in ("pearson", "spearman")}
+        # A source is chosen for one target, and figures of different targets need not be comparable (LogME's are not).
+        ranks = (_ranks_within(values, options["blocks"]) for values in (x, y))
+        found["within"] = replace(correlation(*ranks, **options), kind="spearman")
     except ValueError as error:
         return {"n": len(used), "undefined": str(error)}
-    told = {} if name == "cka" else {"verdict": verdict(found["pearson"], name in ENCODER_MEASURES)}
+    told = {} if name == "cka" else {"verdict": verdict(found["within"], name in ENCODER_MEASURES)}
     return {"n": len(used), **{kind: asdict(value) for kind, value in found.items()}, **told}
+
+
+def _ranks_within(values: Sequence[float], blocks: np.ndarray) -> np.ndarray:
+    """Ranks among the sources of each target, less their mean."""
+    ranks = np.zeros(len(values))
+    for block in np.unique(blocks):
+        mine = blocks == block
+        ranks[mine] = rankdata(np.asarray(values)[mine]) - (mine.sum() + 1) / 2
+    return ranks

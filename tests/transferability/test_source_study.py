@@ -16,6 +16,7 @@ from small_recipe import RECIPE
 from monai_ssl.transferability import (
     MEASURES,
     CellBusyError,
+    open_labelled_set,
     run_study,
     study_report,
     transfer_score,
@@ -23,6 +24,7 @@ from monai_ssl.transferability import (
 )
 from monai_ssl.transferability.correlation import Correlation
 from monai_ssl.transferability.study_files import held_cell, write_cell
+from monai_ssl.transferability.study_report import _correlations
 
 
 def test_cells_are_all_pairs_with_self_and_random(finished_study):
@@ -65,6 +67,14 @@ def test_folds_keep_patients_together_or_not(finished_study):
     assert any(set(data.patients_of(train)) & set(data.patients_of(test)) for train, test in mixed)
     with pytest.raises(ValueError, match="the class 'large' has 6 patients, too few for 7 folds"):
         data.folds(7)
+
+
+def test_folds_do_not_depend_on_the_salt_of_an_index(finished_study, example_sets, tmp_path):
+    data = finished_study.sets["cells"]
+    again = open_labelled_set(example_sets / "cells", tmp_path, num_workers=0)
+    assert set(data.labels.groups).isdisjoint(again.labels.groups)
+    for ours, theirs in zip(data.folds(3), again.folds(3), strict=True):
+        assert np.array_equal(ours[1], theirs[1])
 
 
 def test_drawn_rows_are_nested_and_hold_all_classes(finished_study):
@@ -186,6 +196,17 @@ def test_report(finished_study, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["reference"] == "self"
 
 
+def test_order_within_targets_is_told_apart_from_their_levels():
+    rows = [  # the measure orders each target's sources rightly, but is high where scores are low
+        {"source": source, "target": target, "score": 10.0 * number - 100 * level, "log_me": number + 5 * level}
+        for level, target in enumerate("ab")
+        for number, source in enumerate("stuvw")
+    ]
+    found = _correlations(rows, "log_me", True, "stuvw", 20)
+    assert found["pearson"]["value"] < -0.5 and found["within"]["value"] == pytest.approx(1)
+    assert found["verdict"].startswith("went with the transfer in 10 pairs (rho = 1.00")
+
+
 def test_report_with_experts_and_of_a_part(finished_study, small_study, tmp_path):
     table = tmp_path / "experts.csv"
     table.write_text(",fibres,cells\nstripes,1,4\nfibres,0,5\n")
@@ -226,7 +247,7 @@ def test_an_encoder_file_as_source_and_a_measure_that_is_not_defined(
 
 def test_verdict():
     strong = Correlation("pearson", 0.8, 24, 0.001, 0.002, 0.6, 0.9, 0.95)
-    assert verdict(strong, higher_is_better=True).startswith("went with the transfer")
+    assert verdict(strong, True) == "went with the transfer in 24 pairs (r = 0.80, permutation p = 0.00)"
     assert verdict(strong, higher_is_better=False).startswith("pointed the wrong way")
     weak = replace(strong, permutation_p=0.4)
     assert "did not predict the transfer" in verdict(weak, higher_is_better=True)
