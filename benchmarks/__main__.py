@@ -23,6 +23,7 @@ from benchmarks import (
     bench_patches,
     bench_search,
     bench_step,
+    bench_transferability,
     bench_views,
     bench_volume_loader,
     bench_volume_step,
@@ -44,6 +45,7 @@ BENCHES = {
     "volume_loader": bench_volume_loader.run,
     "search": bench_search.run,
     "next_image": bench_next_image.run,
+    "transferability": bench_transferability.run,
 }
 
 

@@ -393,6 +393,63 @@ def label_study(
         raise RuntimeError(f"{counts['failed']} chains of rounds failed; the report shows the others")
 
 
+def recommend(
+    *,
+    target: str,
+    sources: list[str],
+    label_column: str | None = None,
+    where: str | None = None,
+    probe: str | None = None,
+    study: str | None = None,
+    cache_dir: str | None = None,
+    max_images: int = 500,
+    size: int | None = None,
+    resamples: int = 100,
+    device: str = "cpu",
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> None:
+    """Rank encoders and data sets as sources for a target, without training, and say how sure that is.
+
+    Encoders are ranked by what their features tell about the target's labels, data sets by their distance from it.
+
+    target        folder of labelled images
+    sources       two or more: encoder.safetensors files, folders of labelled images
+    label_column  of the tables; default: label
+    where         which rows of the target count, for example source=Kermany*
+    probe         encoder file that data sets are compared by; default: the first one of the sources
+    study         folder of a finished source_selection_study, to cite what the measures were worth there
+    cache_dir     for prepared images, to be used again; default: a temporary one
+    max_images    most images of a set that are looked at
+    size          side of the images in pixels; default: as the weights say
+    resamples     half-samples for the uncertainty
+    device        cpu, cuda, cuda:1
+    seed          of the draws
+    num_workers   processes that read; default: one for each usable CPU
+    """
+    from tempfile import TemporaryDirectory
+
+    from monai_ssl.transferability import recommend_sources
+
+    with TemporaryDirectory(prefix="monai_ssl_") as temporary:
+        found = recommend_sources(
+            target,
+            sources,
+            cache_dir or temporary,
+            label_column=label_column,
+            where=where,
+            probe_weights=probe,
+            study=study,
+            max_images=max_images,
+            image_size=size,
+            resamples=resamples,
+            device=device,
+            seed=seed,
+            num_workers=num_workers,
+        )
+    print(found.as_text())
+
+
 def _choose(spatial_dims: int, flat: Any, deep: Any) -> Any:
     if spatial_dims not in (2, 3):
         raise ValueError(f"--spatial_dims is {spatial_dims}; use 2 for images, 3 for volumes")
@@ -428,6 +485,7 @@ VERBS = {
     "evaluate": evaluate,
     "label": label,
     "label-study": label_study,
+    "recommend": recommend,
 }
 
 

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import fire
 from fire.decorators import SetParseFns
@@ -27,6 +27,8 @@ Verb = Callable[..., None]
 PROGRAM = "python -m monai_ssl"
 TRACEBACK = "MONAI_SSL_TRACEBACK"
 
+_SEPARATOR = "\0"  # no argument of a command line can hold it
+
 
 def run_verbs(verbs: Mapping[str, Verb], arguments: Sequence[str], introduction: str) -> int:
     """Run one verb, or show help.
@@ -34,8 +36,8 @@ def run_verbs(verbs: Mapping[str, Verb], arguments: Sequence[str], introduction:
     All arguments are read before the verb starts, so a misspelt flag changes nothing.
 
     Args:
-        verbs: functions by name. Their parameters are annotated with ``str``, ``int`` or ``bool``, perhaps ``| None``;
-            their docstrings are the help.
+        verbs: functions by name. Their parameters are annotated with ``str``, ``int``, ``bool`` or ``list[str]``
+            (``--sources A B C``, up to the next flag), perhaps ``| None``; their docstrings are the help.
         arguments: what follows the program's name.
         introduction: first lines of the overview.
 
@@ -92,6 +94,7 @@ def _read(verb: str, function: Verb, arguments: list[str]) -> tuple[tuple, dict[
         if argument.startswith("-") and not argument[1:2].isdigit():
             name = argument.lstrip("-").partition("=")[0].replace("-", "_")
             _require(name, flags, f"{verb} has no flag {argument!r}", _usage(verb, function), "--")
+    arguments = _joined(arguments, {name for name, kind in kinds.items() if get_origin(kind) is list})
     read: list[tuple[tuple, dict[str, Any]]] = []
 
     @SetParseFns(**{name: functools.partial(_value, name, kind) for name, kind in kinds.items()})
@@ -110,8 +113,30 @@ def _read(verb: str, function: Verb, arguments: list[str]) -> tuple[tuple, dict[
     return read[0]
 
 
+def _joined(arguments: list[str], lists: set[str]) -> list[str]:
+    """Put the words that follow the flag of a list into one argument."""
+    joined: list[str] = []
+    inside = fresh = False
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, _ = argument[2:].partition("=")
+            inside = name.replace("-", "_") in lists
+            joined.append(argument)
+            fresh = not equals
+        elif inside and not fresh:
+            joined[-1] += _SEPARATOR + argument
+        else:
+            joined.append(argument)
+            fresh = False
+    return joined
+
+
 def _value(name: str, kind: Any, text: str) -> Any:
     """Turn an argument's text into its parameter's type; paths stay as they were typed."""
+    if get_origin(kind) is list:
+        if text == "True":  # what fire makes of a flag that nothing follows
+            raise ValueError(f"--{name} needs one value or more")
+        return text.split(_SEPARATOR)
     kind = next((one for one in get_args(kind) if one is not type(None)), kind)
     if kind is bool:
         if text.lower() not in ("true", "false"):
@@ -148,8 +173,10 @@ def _usage(verb: str, function: Verb) -> str:
     words = []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         default = parameter.default
-        if default is parameter.empty:
-            words.append(name.upper())
+        if get_origin(parameter.annotation) is list:
+            words.append(f"--{name} A B ..." if default is parameter.empty else f"[--{name} A B ...]")
+        elif default is parameter.empty:
+            words.append(f"--{name} {name.upper()}" if parameter.kind is parameter.KEYWORD_ONLY else name.upper())
         elif parameter.annotation is bool:
             words.append(f"[--{name}]")
         else:

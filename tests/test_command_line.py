@@ -36,9 +36,14 @@ def fail(*, kind: str) -> None:
     raise KeyError(kind)
 
 
+def rank(*, sources: list[str], depth: int = 1) -> None:
+    """Rank things."""
+    RAN.append((sources, depth))
+
+
 def run(*arguments: str) -> int:
     RAN.clear()
-    return run_verbs({"look-up": look_up, "fail": fail}, arguments, "Some tools.")
+    return run_verbs({"look-up": look_up, "fail": fail, "rank": rank}, arguments, "Some tools.")
 
 
 def error_of(capsys) -> str:
@@ -68,8 +73,27 @@ def test_arguments_reach_the_verb(arguments, expected):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--sources", "a b", "c,d", "7", "--depth", "2"],
+        ["--depth", "2", "--sources", "a b", "c,d", "7"],
+        ["--sources=a b", "c,d", "7", "--depth=2"],
+    ],
+)
+def test_a_list_goes_on_to_the_next_flag(arguments):
+    assert run("rank", *arguments) == 0
+    assert RAN == [(["a b", "c,d", "7"], 2)]
+    assert run("rank", "--sources", "a") == 0
+    assert RAN == [(["a"], 1)]
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["rank", "--sources"], "--sources needs one value or more"),
+        (["rank", "--sources", "--depth", "2"], "--sources needs one value or more"),
+        (["rank", "--depth", "2"], "needs SOURCES; usage: python -m monai_ssl rank --sources A B ... [--depth 1]"),
+        (["rank", "a", "--sources", "b"], "does not take 'a'"),
         (["lookup", "a"], "no verb 'lookup'; did you mean look-up?"),
         (["xyzzy"], "--help shows them"),
         (["--deep", "look-up", "a"], "stands before the verb"),

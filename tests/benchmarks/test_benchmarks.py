@@ -25,6 +25,7 @@ METHODS = (
     *("SimCLR", "MoCo v2", "MoCo v3", "BYOL", "SimSiam", "SwAV", "Barlow Twins", "VICReg", "DINO", "PIRL", "rotation"),
     *("dense", "C2L"),
 )
+TRANSFER = ("LogME", "Fréchet distance", "H-score, shrunk")
 CROPS = ("crops, cached", "crops, from the store", "crops, 5 epochs with prepare")
 
 
@@ -49,7 +50,7 @@ def test_one_command_writes_json_and_markdown(benchmarks, tmp_path, capsys):
     views = {"two views", "multi-crop", "two volume views"}
     steps = {f"method step, {name}" for name in METHODS}
     benches = {"NT-Xent", "InfoNCE", "reading", "SimCLR step", "loss, peak memory", "search", "embedding", "next image"}
-    benches |= {*views, *steps, *CROPS, *VOLUME_STEPS}
+    benches |= {*views, *steps, *CROPS, *VOLUME_STEPS, *TRANSFER}
     assert {row["bench"] for row in facts["rows"]} == benches
     assert facts["machine"]["versions"]["torch"] and facts["machine"]["cpu"]
     assert len(facts["start"]["load_average"]) == len(facts["end"]["load_average"]) == 3
