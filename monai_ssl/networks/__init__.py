@@ -24,13 +24,13 @@ from .pretrained_text_encoder import PretrainedTextEncoder
 from .prototypes import Prototypes
 from .pyramid_head import PyramidHead
 from .queue import FeatureQueue
+from .report_encoder import ReportEncoder
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
 from .source_queues import SourceQueues
 from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
-from .text_encoder import TextEncoder
 from .text_pooling import TEXT_POOLINGS, pool_tokens
 from .text_transformer import TextTransformer
 from .unet import UNetClassifier, UNetImageEncoder
@@ -65,6 +65,7 @@ __all__ = [
     "PretrainedTextEncoder",
     "Prototypes",
     "PyramidHead",
+    "ReportEncoder",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
@@ -72,7 +73,6 @@ __all__ = [
     "SwinUNETRClassifier",
     "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
-    "TextEncoder",
     "TextTransformer",
     "UNETRClassifier",
     "UNETRImageEncoder",

@@ -9,12 +9,12 @@ import torch
 from monai.networks.blocks import TransformerBlock
 from torch import Tensor, nn
 
-from .text_encoder import TextEncoder
+from .report_encoder import ReportEncoder
 
 __all__ = ["TextTransformer"]
 
 
-class TextTransformer(TextEncoder):
+class TextTransformer(ReportEncoder):
     """Pre-norm transformer over token and learned position embeddings, (B, T) -> (B, F).
 
     Sentences of reports are short and repeat themselves, so that a fraction of BERT's size is enough where there are no
@@ -29,7 +29,7 @@ class TextTransformer(TextEncoder):
         mlp_dim: hidden width of each block's perceptron; None: four times F.
         dropout: in embeddings, attention and perceptrons.
         pooling: see :func:`monai_ssl.networks.pool_tokens`.
-        frozen_layers: see :meth:`TextEncoder.freeze`; for weights that were loaded from an earlier training.
+        frozen_layers: see :meth:`ReportEncoder.freeze`; for weights that were loaded from an earlier training.
 
     Raises:
         ValueError: a number is out of its range.
@@ -88,5 +88,5 @@ class TextTransformer(TextEncoder):
         return self.norm(x)
 
     def description(self) -> dict[str, Any]:
-        """See :meth:`TextEncoder.description`."""
+        """See :meth:`ReportEncoder.description`."""
         return {"kind": type(self).__name__, **self._built_with, "frozen_layers": self.frozen_layers}
