@@ -21,7 +21,6 @@ from torch import Tensor
 from monai_ssl.losses import distillation
 from monai_ssl.networks import ImageEncoder, forward_by_size
 
-from .positives import views_of_relatives
 from .requirements import multi_crop
 from .self_distillation import SelfDistillation
 
@@ -61,8 +60,6 @@ class DINO(SelfDistillation):
         final_momentum: m at the end.
         centering: how codes are kept apart.
         center_momentum: of c.
-        patient_positives: every second view is of another image of the same patient in the batch, where there is one,
-            see :func:`monai_ssl.methods.positives.views_of_relatives`.
 
     Example:
         >>> import torch
@@ -92,7 +89,6 @@ class DINO(SelfDistillation):
         final_momentum: float = 1.0,
         centering: Literal["mean", "sinkhorn"] = "mean",
         center_momentum: float = 0.9,
-        patient_positives: bool = False,
     ) -> None:
         super().__init__(
             encoder,
@@ -109,7 +105,6 @@ class DINO(SelfDistillation):
             centering=centering,
             center_momentum=center_momentum,
         )
-        self.patient_positives = patient_positives
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SSLMethod.forward`; takes two large views of one size, then any number of smaller ones.
@@ -119,10 +114,9 @@ class DINO(SelfDistillation):
             layer, of the two large views; what :meth:`SelfDistillation.health` tells.
 
         Raises:
-            ValueError: the views are not so, or do not fit the encoder; or ``patient_positives`` is on and the batch
-                does not say whose the images are.
+            ValueError: the views are not so, or do not fit the encoder.
         """
-        views = views_of_relatives(batch, self.patient_positives)
+        views = batch["views"]
         large, _ = multi_crop(self, views)
         codes = self.teach(large)
         features = torch.cat(forward_by_size(self.encoder, views))  # (V B, F)

@@ -51,8 +51,6 @@ class DINOv2(IBOT):
         freeze_last_layer: share of the training.
         final_momentum: m at the end.
         center_momentum: of the centres, if ``centering`` is ``"mean"``.
-        patient_positives: every second view is of another image of the same patient in the batch, where there is one,
-            see :func:`monai_ssl.methods.positives.views_of_relatives`.
 
     Raises:
         ValueError: the encoder is no ViT; a number is out of its range; KoLeo finds one image only in the batch.
@@ -91,7 +89,6 @@ class DINOv2(IBOT):
         freeze_last_layer: float = 0.01,
         final_momentum: float = 1.0,
         center_momentum: float = 0.9,
-        patient_positives: bool = False,
     ) -> None:
         super().__init__(
             encoder,
@@ -112,5 +109,4 @@ class DINOv2(IBOT):
             final_momentum=final_momentum,
             centering=centering,
             center_momentum=center_momentum,
-            patient_positives=patient_positives,
         )

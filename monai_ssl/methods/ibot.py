@@ -27,7 +27,6 @@ from monai_ssl.losses import KoLeoLoss, TeacherCodes, distillation, patch_distil
 from monai_ssl.networks import DINOHead, MomentumCopy, ViTImageEncoder, forward_by_size
 from monai_ssl.transforms import draw_blockwise_mask, masked_counts
 
-from .positives import views_of_relatives
 from .requirements import multi_crop
 from .self_distillation import SelfDistillation
 
@@ -66,8 +65,6 @@ class IBOT(SelfDistillation):
         final_momentum: m at the end.
         centering: how codes are kept apart, of images and of patches each.
         center_momentum: of both centres.
-        patient_positives: every second view is of another image of the same patient in the batch, where there is one,
-            see :func:`monai_ssl.methods.positives.views_of_relatives`.
 
     Raises:
         ValueError: the encoder is no ViT; a number is out of its range.
@@ -103,7 +100,6 @@ class IBOT(SelfDistillation):
         final_momentum: float = 1.0,
         centering: Literal["mean", "sinkhorn"] = "mean",
         center_momentum: float = 0.9,
-        patient_positives: bool = False,
     ) -> None:
         name = type(self).__name__
         if not isinstance(encoder, ViTImageEncoder):
@@ -126,7 +122,6 @@ class IBOT(SelfDistillation):
             centering=centering,
             center_momentum=center_momentum,
         )
-        self.patient_positives = patient_positives
         self.mask_ratio = tuple(mask_ratio)
         self.mask_share = mask_share
         self.min_block = min_block
@@ -152,10 +147,9 @@ class IBOT(SelfDistillation):
             has a weight, ``"koleo_loss"``; what :meth:`SelfDistillation.health` tells of the image codes.
 
         Raises:
-            ValueError: the views are not so, or do not fit the encoder; or ``patient_positives`` is on and the batch
-                does not say whose the images are.
+            ValueError: the views are not so, or do not fit the encoder.
         """
-        large, small = multi_crop(self, views_of_relatives(batch, self.patient_positives))
+        large, small = multi_crop(self, batch["views"])
         mask, places, weights = self.draw_mask(large, batch.get("generator"))
         codes, patch_codes = self.teach(large, places)
 

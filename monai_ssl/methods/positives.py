@@ -28,7 +28,7 @@ from torch import Tensor
 
 from monai_ssl.losses import group_nt_xent, is_distributed, nt_xent
 
-__all__ = ["Relatives", "contrast_views", "partners", "relatives", "views_of_relatives"]
+__all__ = ["Relatives", "contrast_views", "partners", "relatives"]
 
 
 class Relatives(NamedTuple):
@@ -116,25 +116,6 @@ def partners(groups: Tensor, generator: torch.Generator | None = None) -> Tensor
     steps = (rank - rank[:, None]).sub_(1).remainder_(size).add_(1)  # (B, B): how far on the other is; oneself: B
     nearest = steps.masked_fill_(~related, size).amin(dim=1)
     return torch.empty_like(order).scatter_(0, order, order[(rank + nearest) % size])
-
-
-def views_of_relatives(batch: dict[str, Any], patient_positives: bool) -> list[Tensor]:
-    """Return a batch's views, with the option every second one of them of another image of the same patient.
-
-    So a method of any number of crops gets positives from metadata: the second large view, and half of the small ones,
-    are the partner's (see :func:`partners`).
-
-    Args:
-        batch: see :func:`relatives`; ``"generator"`` chooses the partners.
-        patient_positives: the option; False leaves the views as they are.
-
-    Raises:
-        ValueError: see :func:`relatives`.
-    """
-    partner = relatives(batch, patient_positives, False).partners(batch.get("generator"))
-    if partner is None:
-        return batch["views"]
-    return [view[partner] if number % 2 else view for number, view in enumerate(batch["views"])]
 
 
 def contrast_views(view_a: Tensor, view_b: Tensor, related: Relatives, temperature: float | Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from torch import Tensor
 from monai_ssl.networks import ImageEncoder
 
 from .online_clustering import OnlineClustering
-from .positives import views_of_relatives
 from .requirements import check_views
 
 __all__ = ["SwAV"]
@@ -60,8 +59,6 @@ class SwAV(OnlineClustering):
             each one holds them all and assigns its share.
         queue_start: share of the training, in [0, 1], after which the queue is used, once it is full.
         queue_start_step: number of optimiser steps that replaces it; None: the share.
-        patient_positives: every second view is of another image of the same patient in the batch, where there is one,
-            see :func:`monai_ssl.methods.positives.views_of_relatives`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -91,7 +88,6 @@ class SwAV(OnlineClustering):
         queue_size: int = 0,
         queue_start: float = 0.075,
         queue_start_step: int | None = None,
-        patient_positives: bool = False,
     ) -> None:
         super().__init__(
             encoder,
@@ -106,7 +102,6 @@ class SwAV(OnlineClustering):
             queue_start=queue_start,
             queue_start_step=queue_start_step,
         )
-        self.patient_positives = patient_positives
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """See :meth:`SSLMethod.forward`; needs two large views, and takes any number of small ones after them.
@@ -115,9 +110,8 @@ class SwAV(OnlineClustering):
         ``"code_entropy"``, from 0 (hard codes) to log K (all prototypes alike).
 
         Raises:
-            ValueError: there are fewer than two views, or they do not fit each other or the encoder; or
-                ``patient_positives`` is on and the batch does not say whose the images are.
+            ValueError: there are fewer than two views, or they do not fit each other or the encoder.
         """
-        views = check_views(self, views_of_relatives(batch, self.patient_positives), most=None)
+        views = check_views(self, batch["views"], most=None)
         one_source = torch.zeros(len(views[0]), dtype=torch.int64, device=views[0].device)
         return self.swap(views, one_source)[0]

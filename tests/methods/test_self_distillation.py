@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_ssl.losses import koleo, sinkhorn
-from monai_ssl.methods import DINO, IBOT, DINOv2, SwAV
+from monai_ssl.methods import DINO, IBOT, DINOv2
 from monai_ssl.metrics import effective_rank
 from monai_ssl.networks import build_encoder
 
@@ -380,23 +380,3 @@ def test_plain_errors_of_masks():
             make("IBOT", **options)(make_batch())
     with pytest.raises(ValueError, match="KoLeo needs at least two images"):
         make("DINOv2")(make_batch(images=1))
-
-
-@pytest.mark.parametrize("name", [*METHODS, "SwAV"])
-def test_every_second_crop_is_of_another_image_of_the_patient(name):
-    """With pairs it equals the plain method on re-ordered crops; alone, one's own."""
-    batch, partner = make_batch(), torch.tensor([2, 1, 0, 3])
-    swapped = [view[partner] if number in (1, 3) else view for number, view in enumerate(batch["views"])]
-
-    def loss(views, groups=None):
-        torch.manual_seed(0)
-        options = {} if groups is None else {"patient_positives": True}
-        swav = {"num_prototypes": 6, "hidden_features": 24, "embedding_dim": 16}
-        method = SwAV(vit(), **swav, **options) if name == "SwAV" else make(name, **options)
-        return method({"views": views} | ({} if groups is None else {"group_id": torch.tensor(groups)}))["loss"].item()
-
-    assert loss(batch["views"], [5, 6, 5, 7]) == pytest.approx(loss(swapped), rel=1e-5)
-    assert loss(batch["views"], [1, 2, 3, 4]) == pytest.approx(loss(batch["views"]), rel=1e-5)
-    assert loss(swapped) != pytest.approx(loss(batch["views"]), rel=1e-4)
-    with pytest.raises(ValueError, match="group_id"):
-        make("DINO", patient_positives=True)(make_batch())
