@@ -21,6 +21,7 @@ _ROOMS = (
     "methods",
     "metrics",
     "networks",
+    "search",
     "transforms",
     "weights",
 )
