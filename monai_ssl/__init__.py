@@ -22,6 +22,7 @@ _ROOMS = (
     "methods",
     "metrics",
     "networks",
+    "search",
     "transforms",
     "weights",
 )

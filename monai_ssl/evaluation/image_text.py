@@ -219,11 +219,12 @@ def untrained_copy(model: nn.Module, seed: int = 0) -> nn.Module:
 
     Args:
         model: is left as it is.
-        seed: of the weights; the global generator is left as it was.
+        seed: of the weights, which are the same on any device; the global generators are left as they were.
     """
-    fresh = copy.deepcopy(model)
+    device = next(model.parameters()).device
+    fresh = copy.deepcopy(model).cpu()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if reset is not None:
@@ -231,4 +232,4 @@ def untrained_copy(model: nn.Module, seed: int = 0) -> nn.Module:
             else:
                 for parameter in module.parameters(recurse=False):
                     nn.init.trunc_normal_(parameter, std=0.02)
-    return fresh
+    return fresh.to(device)

@@ -108,7 +108,7 @@ def untrained_image_text(
     """
     tokenizer = ReportTokenizer.train(texts, min_frequency=1)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         text_encoder = TextTransformer(tokenizer.vocab_size)
         model = ImageTextModel(build_encoder(architecture, 2, 1), text_encoder)
     size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)

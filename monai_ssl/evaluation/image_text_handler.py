@@ -163,6 +163,8 @@ class ImageTextReportWriter:
                     for row in [int(self.questions.rows[item])]
                 ]
                 rows.append(HitRow(*self._query(task, query, hits)))
+            if not rows:  # no query has a right answer
+                continue
             ending = "_" + task.name.replace(" ", "_")
             title = f"{self.title}, {task.name}: framed green where the class is right"
             pictures |= {f"{ending}.png": hit_sheet_png(rows, title), f"{ending}.html": hit_sheet_html(rows, title)}

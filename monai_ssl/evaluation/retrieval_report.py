@@ -151,7 +151,7 @@ def _bars_png(rows: Sequence[Mapping[str, Any]], title: str, other: str) -> byte
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if row["class"] == "all"]
+    shown = [row for row in rows if row["class"] == "all" and row["value"] is not None]
     compared = any(row["other"] is not None for row in shown)
     figure = Figure(figsize=(7.5, 1.1 + 0.5 * len(shown)), layout="constrained")
     axes = figure.subplots()

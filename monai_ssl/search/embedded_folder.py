@@ -2,9 +2,9 @@
 """A folder of images as vectors on the disk, and the images nearest to a vector.
 
 The search is exact: one matrix product over all vectors, mapped from the file. Of 100,000 vectors of 512 numbers that
-takes 19 ms on one core (2.0 GHz class server) and never misses; faiss's flat index takes 17 ms and usearch's 15 ms.
+takes 17 ms on one core of a server and never misses; faiss's flat index takes 17 ms and usearch's 15 ms.
 Their graphs (HNSW) answer in 0.2 to 0.5 ms and find 998 of 1,000 neighbours, but take half a minute to three minutes to
-build, and nobody notices the difference of 19 ms behind the text encoder's own 10 to 100 ms. So there is no further
+build, and nobody notices the difference of 17 ms behind the text encoder's own 10 to 100 ms. So there is no further
 dependency; with many millions of images, give the vectors of this folder to such a library.
 """
 

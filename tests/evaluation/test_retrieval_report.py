@@ -65,6 +65,18 @@ def test_a_report_without_a_second_model_has_no_columns_for_it(rows):
     assert "untrained" not in text and "| zero-shot | all | 24 | 3 | AUC | 1.000 |" in text
 
 
+def test_a_task_that_nobody_can_answer_is_said_and_not_drawn(rows, tmp_path):
+    alone = np.arange(12)  # each image is the only one of its class
+    task = class_retrieval("image to image", torch.eye(12), torch.eye(12), alone, alone, query_patients=alone,
+                           item_patients=alone)  # fmt: skip
+    scored = score_retrieval(task, n=20)
+    assert scored[0]["value"] is None and (scored[0]["queries"], scored[0]["left_out"]) == (0, 12)
+    report = retrieval_report(scored + rows, FACTS)
+    assert "12 queries of image to image have no right item and are left out." in str(report)
+    report.save(tmp_path)
+    assert (tmp_path / "report_bars.png").is_file()
+
+
 def test_sheets_show_each_hit_and_the_page_stands_alone():
     pixels = np.linspace(0, 1, 400).reshape(20, 20)
     hits = [Hit(pixels, 0.9, True, "a/<b>.png"), Hit(pixels, 0.5, False), Hit(pixels, 0.1)]
