@@ -17,6 +17,9 @@ __all__ = ["TextTransformer"]
 class TextTransformer(TextEncoder):
     """Pre-norm transformer over token and learned position embeddings, (B, T) -> (B, F).
 
+    As in BERT, embeddings are normalised and weights start as truncated normal deviates of 0.02; with torch's own start
+    the first block's output would outweigh the words.
+
     Sentences of reports are short and repeat themselves, so that a fraction of BERT's size is enough where there are no
     pretrained weights, or none may be fetched. With 4,096 tokens it has 4.2 million parameters.
 
@@ -68,6 +71,7 @@ class TextTransformer(TextEncoder):
         self._built_with = sizes | {"mlp_dim": mlp_dim, "dropout": dropout, "pooling": pooling}
         self.token_embedding = nn.Embedding(vocab_size, hidden_size)
         self.position_embedding = nn.Embedding(max_length, hidden_size)
+        self.embedding_norm = nn.LayerNorm(hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             TransformerBlock(hidden_size, mlp_dim, num_heads, dropout, qkv_bias=True) for _ in range(num_layers)
@@ -75,14 +79,18 @@ class TextTransformer(TextEncoder):
         for layer in self.layers:
             layer.norm_cross_attn = nn.Identity()  # MONAI's is there without cross-attention too, and never learns
         self.norm = nn.LayerNorm(hidden_size)
-        for embedding in (self.token_embedding, self.position_embedding):
-            nn.init.trunc_normal_(embedding.weight, std=0.02)  # BERT's
-        self.freeze(frozen_layers, [self.token_embedding, self.position_embedding, self.dropout], self.layers)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        embeddings = [self.token_embedding, self.position_embedding, self.embedding_norm, self.dropout]
+        self.freeze(frozen_layers, embeddings, self.layers)
 
     def token_features(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Return a vector for each token, (B, T, F)."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+        x = self.dropout(self.embedding_norm(self.token_embedding(tokens) + self.position_embedding(positions)))
         for layer in self.layers:
             x = layer(x, attn_mask=token_mask)
         return self.norm(x)
