@@ -26,11 +26,11 @@ from .pyramid_head import PyramidHead
 from .queue import FeatureQueue
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
+from .sentence_encoder import SentenceEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
 from .source_queues import SourceQueues
 from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
 from .sync_batch_norm import SynchronizedBatchNorm, convert_sync_batch_norm
-from .text_encoder import TextEncoder
 from .text_pooling import TEXT_POOLINGS, pool_tokens
 from .text_transformer import TextTransformer
 from .unet import UNetClassifier, UNetImageEncoder
@@ -68,11 +68,11 @@ __all__ = [
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
+    "SentenceEncoder",
     "SourceQueues",
     "SwinUNETRClassifier",
     "SwinUNETRImageEncoder",
     "SynchronizedBatchNorm",
-    "TextEncoder",
     "TextTransformer",
     "UNETRClassifier",
     "UNETRImageEncoder",

@@ -9,12 +9,12 @@ import torch
 from monai.networks.blocks import TransformerBlock
 from torch import Tensor, nn
 
-from .text_encoder import TextEncoder
+from .sentence_encoder import SentenceEncoder
 
 __all__ = ["TextTransformer"]
 
 
-class TextTransformer(TextEncoder):
+class TextTransformer(SentenceEncoder):
     """Pre-norm transformer over token and learned position embeddings, (B, T) -> (B, F).
 
     As in BERT, embeddings are normalised and weights start as truncated normal deviates of 0.02; with torch's own start
@@ -32,7 +32,7 @@ class TextTransformer(TextEncoder):
         mlp_dim: hidden width of each block's perceptron; None: four times F.
         dropout: in embeddings, attention and perceptrons.
         pooling: see :func:`monai_ssl.networks.pool_tokens`.
-        frozen_layers: see :meth:`TextEncoder.freeze`; for weights that were loaded from an earlier training.
+        frozen_layers: see :meth:`SentenceEncoder.freeze`; for weights that were loaded from an earlier training.
 
     Raises:
         ValueError: a number is out of its range.
@@ -96,5 +96,5 @@ class TextTransformer(TextEncoder):
         return self.norm(x)
 
     def description(self) -> dict[str, Any]:
-        """See :meth:`TextEncoder.description`."""
+        """See :meth:`SentenceEncoder.description`."""
         return {"kind": type(self).__name__, **self._built_with, "frozen_layers": self.frozen_layers}

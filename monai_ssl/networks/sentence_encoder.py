@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from .text_pooling import TEXT_POOLINGS, pool_tokens
 
-__all__ = ["TextEncoder"]
+__all__ = ["SentenceEncoder"]
 
 
-class TextEncoder(nn.Module):
+class SentenceEncoder(nn.Module):
     """Tokens (B, T) to sentence vectors (B, F): a network over tokens, then pooling. A base class.
 
     A subclass builds its network, calls :meth:`freeze`, and has :meth:`token_features`.
@@ -33,11 +33,11 @@ class TextEncoder(nn.Module):
         ValueError: another pooling.
     """
 
-    kinds: ClassVar[dict[str, type[TextEncoder]]] = {}
+    kinds: ClassVar[dict[str, type[SentenceEncoder]]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        TextEncoder.kinds[cls.__name__] = cls
+        SentenceEncoder.kinds[cls.__name__] = cls
 
     def __init__(self, num_features: int, vocab_size: int, max_length: int, pooling: str) -> None:
         super().__init__()
@@ -61,17 +61,17 @@ class TextEncoder(nn.Module):
         raise NotImplementedError
 
     @staticmethod
-    def from_description(description: dict[str, Any]) -> TextEncoder:
+    def from_description(description: dict[str, Any]) -> SentenceEncoder:
         """Build the network that :meth:`description` told of, with random weights.
 
         Raises:
             ValueError: an unknown kind, or arguments that it does not take.
         """
         arguments = dict(description)
-        kind = TextEncoder.kinds.get(str(arguments.pop("kind", None)))
+        kind = SentenceEncoder.kinds.get(str(arguments.pop("kind", None)))
         if kind is None:
             raise ValueError(
-                f"unknown text encoder {description.get('kind')!r}; known are {', '.join(TextEncoder.kinds)}"
+                f"unknown text encoder {description.get('kind')!r}; known are {', '.join(SentenceEncoder.kinds)}"
             )
         try:
             return kind(**arguments)
@@ -98,7 +98,7 @@ class TextEncoder(nn.Module):
         for part in self._frozen:
             part.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> TextEncoder:
+    def train(self, mode: bool = True) -> SentenceEncoder:
         """Set the mode of what is not frozen."""
         super().train(mode)
         for part in self._frozen:
