@@ -24,9 +24,9 @@ from .pretrained_text_encoder import PretrainedTextEncoder
 from .prototypes import Prototypes
 from .pyramid_head import PyramidHead
 from .queue import FeatureQueue
-from .report_encoder import ReportEncoder
 from .resnet import ResNetImageEncoder
 from .segresnet import SegResNetClassifier, SegResNetImageEncoder
+from .sentence_encoder import SentenceEncoder
 from .shuffle import BatchShuffle, shuffle_batch_norm
 from .source_queues import SourceQueues
 from .swin_unetr import SwinUNETRClassifier, SwinUNETRImageEncoder
@@ -65,10 +65,10 @@ __all__ = [
     "PretrainedTextEncoder",
     "Prototypes",
     "PyramidHead",
-    "ReportEncoder",
     "ResNetImageEncoder",
     "SegResNetClassifier",
     "SegResNetImageEncoder",
+    "SentenceEncoder",
     "SourceQueues",
     "SwinUNETRClassifier",
     "SwinUNETRImageEncoder",

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from .encoders import ImageEncoder
 from .heads import MLPHead
-from .report_encoder import ReportEncoder
+from .sentence_encoder import SentenceEncoder
 
 __all__ = ["ImageTextModel"]
 
@@ -40,7 +40,7 @@ class ImageTextModel(nn.Module):
     def __init__(
         self,
         image_encoder: ImageEncoder,
-        text_encoder: ReportEncoder,
+        text_encoder: SentenceEncoder,
         embedding_dim: int = 512,
         image_hidden: int | None = None,
         text_hidden: int | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .report_encoder import ReportEncoder
+from .sentence_encoder import SentenceEncoder
 from .text_files import need_text_package, text_file
 
 __all__ = ["PretrainedTextEncoder"]
@@ -23,7 +23,7 @@ _NOT_KEPT = {
 }  # a path may name a person
 
 
-class PretrainedTextEncoder(ReportEncoder):
+class PretrainedTextEncoder(SentenceEncoder):
     """BERT, RoBERTa, ELECTRA or DistilBERT with its weights, (B, T) -> (B, F).
 
     Weights are read from ``model.safetensors`` only; nothing is ever unpickled, and no code of a model is run. Its
@@ -73,7 +73,7 @@ class PretrainedTextEncoder(ReportEncoder):
         return self.net(input_ids=tokens, attention_mask=token_mask.long()).last_hidden_state
 
     def description(self) -> dict[str, Any]:
-        """See :meth:`ReportEncoder.description`; no path is in it."""
+        """See :meth:`SentenceEncoder.description`; no path is in it."""
         config = {key: value for key, value in self.net.config.to_dict().items() if key not in _NOT_KEPT}
         return {
             "kind": type(self).__name__,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .text_files import need_text_package, text_file
 
 if TYPE_CHECKING:
-    from .report_encoder import ReportEncoder
+    from .sentence_encoder import SentenceEncoder
 
 __all__ = ["ReportTokenizer"]
 
@@ -217,7 +217,7 @@ class ReportTokenizer:
         return sum(number == self.unknown_id for number in ids) / max(1, len(ids))
 
     def check_fits(
-        self, text_encoder: ReportEncoder, texts: Sequence[str] = (), max_unknown_rate: float = 0.1
+        self, text_encoder: SentenceEncoder, texts: Sequence[str] = (), max_unknown_rate: float = 0.1
     ) -> ReportTokenizer:
         """Refuse to go on with a text encoder of another vocabulary, or with texts that this one can't write.
 

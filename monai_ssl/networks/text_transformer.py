@@ -9,13 +9,16 @@ import torch
 from monai.networks.blocks import TransformerBlock
 from torch import Tensor, nn
 
-from .report_encoder import ReportEncoder
+from .sentence_encoder import SentenceEncoder
 
 __all__ = ["TextTransformer"]
 
 
-class TextTransformer(ReportEncoder):
+class TextTransformer(SentenceEncoder):
     """Pre-norm transformer over token and learned position embeddings, (B, T) -> (B, F).
+
+    As in BERT, embeddings are normalised and weights start as truncated normal deviates of 0.02; with torch's own start
+    the first block's output would outweigh the words.
 
     Sentences of reports are short and repeat themselves, so that a fraction of BERT's size is enough where there are no
     pretrained weights, or none may be fetched. With 4,096 tokens it has 4.2 million parameters.
@@ -29,7 +32,7 @@ class TextTransformer(ReportEncoder):
         mlp_dim: hidden width of each block's perceptron; None: four times F.
         dropout: in embeddings, attention and perceptrons.
         pooling: see :func:`monai_ssl.networks.pool_tokens`.
-        frozen_layers: see :meth:`ReportEncoder.freeze`; for weights that were loaded from an earlier training.
+        frozen_layers: see :meth:`SentenceEncoder.freeze`; for weights that were loaded from an earlier training.
 
     Raises:
         ValueError: a number is out of its range.
@@ -68,6 +71,7 @@ class TextTransformer(ReportEncoder):
         self._built_with = sizes | {"mlp_dim": mlp_dim, "dropout": dropout, "pooling": pooling}
         self.token_embedding = nn.Embedding(vocab_size, hidden_size)
         self.position_embedding = nn.Embedding(max_length, hidden_size)
+        self.embedding_norm = nn.LayerNorm(hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             TransformerBlock(hidden_size, mlp_dim, num_heads, dropout, qkv_bias=True) for _ in range(num_layers)
@@ -75,18 +79,22 @@ class TextTransformer(ReportEncoder):
         for layer in self.layers:
             layer.norm_cross_attn = nn.Identity()  # MONAI's is there without cross-attention too, and never learns
         self.norm = nn.LayerNorm(hidden_size)
-        for embedding in (self.token_embedding, self.position_embedding):
-            nn.init.trunc_normal_(embedding.weight, std=0.02)  # BERT's
-        self.freeze(frozen_layers, [self.token_embedding, self.position_embedding, self.dropout], self.layers)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        embeddings = [self.token_embedding, self.position_embedding, self.embedding_norm, self.dropout]
+        self.freeze(frozen_layers, embeddings, self.layers)
 
     def token_features(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Return a vector for each token, (B, T, F)."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+        x = self.dropout(self.embedding_norm(self.token_embedding(tokens) + self.position_embedding(positions)))
         for layer in self.layers:
             x = layer(x, attn_mask=token_mask)
         return self.norm(x)
 
     def description(self) -> dict[str, Any]:
-        """See :meth:`ReportEncoder.description`."""
+        """See :meth:`SentenceEncoder.description`."""
         return {"kind": type(self).__name__, **self._built_with, "frozen_layers": self.frozen_layers}

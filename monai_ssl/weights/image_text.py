@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from monai_ssl.networks import ImageTextModel, ReportEncoder, build_encoder
+from monai_ssl.networks import ImageTextModel, SentenceEncoder, build_encoder
 from monai_ssl.networks.report_tokenizer import ReportTokenizer
 
 from .files import WeightsFileError, read_header, read_tensors, write_tensors
@@ -80,7 +80,7 @@ def load_image_text(path: str | os.PathLike) -> tuple[ImageTextModel, ReportToke
             network["architecture"], network["spatial_dims"], network["in_channels"], **network["arguments"]
         )
         image_encoder.lineage = tuple(manifest["lineage"] or ())
-        text_encoder = ReportEncoder.from_description(description["text_encoder"])
+        text_encoder = SentenceEncoder.from_description(description["text_encoder"])
         widths = {name: description[name] for name in ("embedding_dim", "image_hidden", "text_hidden")}
         model = ImageTextModel(image_encoder, text_encoder, **widths)
         tokenizer = ReportTokenizer.from_json(tokenizer_text).check_fits(text_encoder)

@@ -13,12 +13,13 @@ import pytest
 import torch
 from distributed_helper import run_processes
 from ignite.engine import Events
+from text_cases import draw_tokens, small_transformer
 from toy_training import LossLog, ToyEncoder, ToyImages, ToyMethod, toy_trainer
 
 from monai_ssl.engines import TrainingStopped, end_distributed, start_distributed
-from monai_ssl.handlers import CollapseMonitor
-from monai_ssl.methods import BYOL, C2L, BarlowTwins, MoCoV2, SimSiam, VICReg
-from monai_ssl.networks import build_encoder
+from monai_ssl.handlers import CollapseMonitor, ValidationLoss
+from monai_ssl.methods import BYOL, C2L, BarlowTwins, ConVIRT, MoCoV2, SimSiam, VICReg
+from monai_ssl.networks import ImageTextModel, build_encoder
 
 BATCH = 8
 
@@ -70,24 +71,41 @@ def vicreg() -> VICReg:
     return VICReg(SmallEncoder(), hidden_features=16, embedding_dim=8)
 
 
+def convirt() -> ConVIRT:
+    """With a frozen layer, a learned temperature and studies, the sentences being the images' own in any process."""
+    text = small_transformer(num_layers=2, dropout=0.0, frozen_layers=1)
+    model = ImageTextModel(SmallEncoder(), text, embedding_dim=16)
+    return ConVIRT(model, learn_temperature=True, exclude_own_study=True, image_weight=0.5)
+
+
 WITHOUT_NEGATIVES = [byol, simsiam, barlow_twins, vicreg]
 
 
 def train(
-    rank: int, world_size: int, synchronize: bool = True, accumulate: int = 1, size: int = 8, method=Plain, **options
+    rank: int,
+    world_size: int,
+    synchronize: bool = True,
+    accumulate: int = 1,
+    size: int = 8,
+    method=Plain,
+    handlers=(),
+    **options,
 ) -> dict:
     images = ToyImages(2 * BATCH, size).images
+    tokens, mask = draw_tokens(2 * BATCH)
     share = BATCH // world_size
     batches = []
     for start in (0, BATCH):
-        rows = images[start + rank * share : start + (rank + 1) * share]
-        batches += [{"image": part} for part in rows.split(share // accumulate)]
+        rows = slice(start + rank * share, start + (rank + 1) * share)
+        parts = {"image": images, "tokens": tokens, "token_mask": mask, "study_id": torch.arange(len(images)) // 3}
+        split = [{name: value[rows].split(share // accumulate) for name, value in parts.items()}]
+        batches += [dict(zip(one, values, strict=True)) for one in split for values in zip(*one.values(), strict=True)]
     log = LossLog()
     trainer = toy_trainer(
         loader=batches,
         method=method,
         max_epochs=2,
-        train_handlers=[log],
+        train_handlers=[log, *handlers],
         accumulate=accumulate,
         synchronize_batch_norm=synchronize,
         **options,
@@ -102,9 +120,20 @@ def train(
         "gradients": gradients,
         "state": {k: v.clone() for k, v in trainer.method.state_dict().items()},
         "losses": list(log.losses.values()),
+        "rates": log.rates,
         "precision": (trainer.precision, trainer.channels_last),
         "drawn": torch.rand(1, generator=trainer.generator).item(),
     }
+
+
+def train_pairs(rank: int, world_size: int) -> dict:
+    """The learning rate falls by the validation loss, which the first process measures for all."""
+    tokens, mask = draw_tokens(BATCH, seed=5)
+    held_out = {"image": ToyImages(BATCH).images, "tokens": tokens, "token_mask": mask, "study_id": torch.arange(BATCH)}
+    watch = ValidationLoss([held_out], num_views=2, every_steps=1, patience=1)
+    options = {"learning_rate_schedule": None, "learning_rate": 3.0, "clip_norm": 1.0}
+    result = train(rank, world_size, method=convirt, handlers=[watch], **options)
+    return result | {"best": watch.best}
 
 
 class SignalToItself:
@@ -149,6 +178,7 @@ def worker(rank: int, world_size: int) -> dict:
         "measured": train(rank, world_size, precision="auto", channels_last="auto"),
         "moco": train(rank, world_size, size=32, method=moco),
         "c2l": train(rank, world_size, size=32, method=c2l),
+        "convirt": train_pairs(rank, world_size),
         "stopped": interrupted(rank, world_size),
         "collapsed": collapsed(rank, world_size),
         **{method.__name__: train(rank, world_size, method=method, learning_rate=0.01) for method in WITHOUT_NEGATIVES},
@@ -192,6 +222,18 @@ def test_methods_without_negatives_train_as_on_the_whole_batch(results, method):
     for result in results:
         ours = torch.cat([gradient.flatten() for gradient in result["gradients"][0]])
         assert (ours - wanted).norm() <= 1e-4 * wanted.norm()
+        for key, value in whole["state"].items():
+            torch.testing.assert_close(result["state"][key], value, rtol=1e-2, atol=1e-3, msg=key)
+
+
+def test_pairs_of_images_and_text_train_as_on_the_whole_batch(results):
+    whole, results = train_pairs(0, 1), [result["convirt"] for result in results]
+    mean = [sum(pair) / 2 for pair in zip(*(result["losses"] for result in results), strict=True)]
+    assert mean == pytest.approx(whole["losses"], rel=1e-3)
+    assert results[0]["rates"] == results[1]["rates"] == whole["rates"]
+    assert whole["rates"][-1] < whole["rates"][0], "the rate has to fall for the comparison to say something"
+    for result in results:
+        assert result["best"] == pytest.approx(whole["best"], rel=1e-3)
         for key, value in whole["state"].items():
             torch.testing.assert_close(result["state"][key], value, rtol=1e-2, atol=1e-3, msg=key)
 

@@ -79,7 +79,7 @@ def test_runs_in_2d_and_3d_with_gradients_where_they_belong(spatial_dims, frozen
     method.train()
     method(make_batch(4, 32 if spatial_dims == 2 else 16, spatial_dims=spatial_dims))["loss"].backward()
     trained = {id(p) for group in method.parameter_groups(0.1) for p in group["params"]}
-    beginnings = ("token_embedding", "position_embedding", "layers.0.") if frozen else ()
+    beginnings = ("token_embedding", "position_embedding", "embedding_norm", "layers.0.") if frozen else ()
     learning = 0
     for name, parameter in method.named_parameters():
         expected = not name.removeprefix("model.text_encoder.").startswith(beginnings) if frozen else True

@@ -14,7 +14,7 @@ from torch import nn
 from monai_ssl.networks import (
     ImageTextModel,
     PretrainedTextEncoder,
-    ReportEncoder,
+    SentenceEncoder,
     TextTransformer,
     build_encoder,
     pool_tokens,
@@ -30,7 +30,7 @@ def folders(tmp_path_factory):
     return {kind: write_bert(root / kind, kind) for kind in KINDS[1:]}
 
 
-def make(kind: str, folders, **options) -> ReportEncoder:
+def make(kind: str, folders, **options) -> SentenceEncoder:
     if kind == "native":
         return small_transformer(**options)
     return PretrainedTextEncoder(folders[kind], **({"frozen_layers": None} | options))
@@ -134,14 +134,14 @@ def test_a_description_builds_the_same_network(kind, folders):
     encoder = make(kind, folders, frozen_layers=1, pooling="mean").eval()
     description = encoder.description()
     assert str(folders["Bert"].parent) not in str(description), "a path may name a person"
-    other = ReportEncoder.from_description(description).eval()
+    other = SentenceEncoder.from_description(description).eval()
     other.load_state_dict(encoder.state_dict())
     assert (other.frozen_layers, other.pooling) == (1, "mean")
     torch.testing.assert_close(other(*draw_tokens()), encoder(*draw_tokens()))
     with pytest.raises(ValueError, match="unknown text encoder 'LSTM'"):
-        ReportEncoder.from_description({"kind": "LSTM"})
+        SentenceEncoder.from_description({"kind": "LSTM"})
     with pytest.raises(ValueError, match="can't be built as described"):
-        ReportEncoder.from_description(description | {"colour": 3})
+        SentenceEncoder.from_description(description | {"colour": 3})
 
 
 def test_a_saved_bert_keeps_its_weights(folders):

@@ -9,10 +9,17 @@ from torch import Tensor, nn
 
 from .text_pooling import TEXT_POOLINGS, pool_tokens
 
-__all__ = ["ReportEncoder"]
+<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
+__all__ = ["SentenceEncoder"]
 
 
-class ReportEncoder(nn.Module):
+class SentenceEncoder(nn.Module):
+========
+__all__ = ["SentenceEncoder"]
+
+
+class SentenceEncoder(nn.Module):
+>>>>>>>> text:monai_ssl/networks/sentence_encoder.py
     """Tokens (B, T) to sentence vectors (B, F): a network over tokens, then pooling. A base class.
 
     A subclass builds its network, calls :meth:`freeze`, and has :meth:`token_features`.
@@ -33,11 +40,19 @@ class ReportEncoder(nn.Module):
         ValueError: another pooling.
     """
 
-    kinds: ClassVar[dict[str, type[ReportEncoder]]] = {}
+<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
+    kinds: ClassVar[dict[str, type[SentenceEncoder]]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        ReportEncoder.kinds[cls.__name__] = cls
+        SentenceEncoder.kinds[cls.__name__] = cls
+========
+    kinds: ClassVar[dict[str, type[SentenceEncoder]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        SentenceEncoder.kinds[cls.__name__] = cls
+>>>>>>>> text:monai_ssl/networks/sentence_encoder.py
 
     def __init__(self, num_features: int, vocab_size: int, max_length: int, pooling: str) -> None:
         super().__init__()
@@ -61,17 +76,28 @@ class ReportEncoder(nn.Module):
         raise NotImplementedError
 
     @staticmethod
-    def from_description(description: dict[str, Any]) -> ReportEncoder:
+<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
+    def from_description(description: dict[str, Any]) -> SentenceEncoder:
+========
+    def from_description(description: dict[str, Any]) -> SentenceEncoder:
+>>>>>>>> text:monai_ssl/networks/sentence_encoder.py
         """Build the network that :meth:`description` told of, with random weights.
 
         Raises:
             ValueError: an unknown kind, or arguments that it does not take.
         """
         arguments = dict(description)
-        kind = ReportEncoder.kinds.get(str(arguments.pop("kind", None)))
+<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
+        kind = SentenceEncoder.kinds.get(str(arguments.pop("kind", None)))
         if kind is None:
             raise ValueError(
-                f"unknown text encoder {description.get('kind')!r}; known are {', '.join(ReportEncoder.kinds)}"
+                f"unknown text encoder {description.get('kind')!r}; known are {', '.join(SentenceEncoder.kinds)}"
+========
+        kind = SentenceEncoder.kinds.get(str(arguments.pop("kind", None)))
+        if kind is None:
+            raise ValueError(
+                f"unknown text encoder {description.get('kind')!r}; known are {', '.join(SentenceEncoder.kinds)}"
+>>>>>>>> text:monai_ssl/networks/sentence_encoder.py
             )
         try:
             return kind(**arguments)
@@ -98,7 +124,11 @@ class ReportEncoder(nn.Module):
         for part in self._frozen:
             part.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> ReportEncoder:
+<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
+    def train(self, mode: bool = True) -> SentenceEncoder:
+========
+    def train(self, mode: bool = True) -> SentenceEncoder:
+>>>>>>>> text:monai_ssl/networks/sentence_encoder.py
         """Set the mode of what is not frozen."""
         super().train(mode)
         for part in self._frozen:
