@@ -9,17 +9,10 @@ from torch import Tensor, nn
 
 from .text_pooling import TEXT_POOLINGS, pool_tokens
 
-<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
 __all__ = ["SentenceEncoder"]
 
 
 class SentenceEncoder(nn.Module):
-========
-__all__ = ["SentenceEncoder"]
-
-
-class SentenceEncoder(nn.Module):
->>>>>>>> text:monai_ssl/networks/sentence_encoder.py
     """Tokens (B, T) to sentence vectors (B, F): a network over tokens, then pooling. A base class.
 
     A subclass builds its network, calls :meth:`freeze`, and has :meth:`token_features`.
@@ -40,19 +33,11 @@ class SentenceEncoder(nn.Module):
         ValueError: another pooling.
     """
 
-<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
     kinds: ClassVar[dict[str, type[SentenceEncoder]]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         SentenceEncoder.kinds[cls.__name__] = cls
-========
-    kinds: ClassVar[dict[str, type[SentenceEncoder]]] = {}
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        SentenceEncoder.kinds[cls.__name__] = cls
->>>>>>>> text:monai_ssl/networks/sentence_encoder.py
 
     def __init__(self, num_features: int, vocab_size: int, max_length: int, pooling: str) -> None:
         super().__init__()
@@ -76,28 +61,17 @@ class SentenceEncoder(nn.Module):
         raise NotImplementedError
 
     @staticmethod
-<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
     def from_description(description: dict[str, Any]) -> SentenceEncoder:
-========
-    def from_description(description: dict[str, Any]) -> SentenceEncoder:
->>>>>>>> text:monai_ssl/networks/sentence_encoder.py
         """Build the network that :meth:`description` told of, with random weights.
 
         Raises:
             ValueError: an unknown kind, or arguments that it does not take.
         """
         arguments = dict(description)
-<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
         kind = SentenceEncoder.kinds.get(str(arguments.pop("kind", None)))
         if kind is None:
             raise ValueError(
                 f"unknown text encoder {description.get('kind')!r}; known are {', '.join(SentenceEncoder.kinds)}"
-========
-        kind = SentenceEncoder.kinds.get(str(arguments.pop("kind", None)))
-        if kind is None:
-            raise ValueError(
-                f"unknown text encoder {description.get('kind')!r}; known are {', '.join(SentenceEncoder.kinds)}"
->>>>>>>> text:monai_ssl/networks/sentence_encoder.py
             )
         try:
             return kind(**arguments)
@@ -124,11 +98,7 @@ class SentenceEncoder(nn.Module):
         for part in self._frozen:
             part.requires_grad_(False).eval()
 
-<<<<<<<< HEAD:monai_ssl/networks/report_encoder.py
     def train(self, mode: bool = True) -> SentenceEncoder:
-========
-    def train(self, mode: bool = True) -> SentenceEncoder:
->>>>>>>> text:monai_ssl/networks/sentence_encoder.py
         """Set the mode of what is not frozen."""
         super().train(mode)
         for part in self._frozen:
