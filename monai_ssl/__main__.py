@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | doctor | ...``."""
+"""The verbs of the command line: ``python -m monai_ssl index | prepare | show-views | describe | evaluate | ...``."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -195,6 +196,56 @@ def export_nnunet(encoder: str, output: str, *, in_channels: int | None = None) 
     )
 
 
+def evaluate(
+    config: str,
+    *,
+    cell: str | None = None,
+    report_only: bool = False,
+    slurm: str | None = None,
+    dataset_dir: str | None = None,
+    output_dir: str | None = None,
+) -> None:
+    """Find out whether an encoder was worth it: probes and fine-tuning over label counts and seeds, and a report.
+
+    Compares encoders with the same network from random weights. What is computed is kept: the same command goes on
+    where it stopped, and several processes may share the work.
+
+    config       YAML file: encoders, tasks, modes, fractions, seeds, ...; see docs/how-to/evaluate.md
+    cell         compute this cell alone, by its number or its name
+    report_only  write the report of the cells that are done, and compute none
+    slurm        write a script for a SLURM job array to this file, and compute nothing
+    dataset_dir  of a study with one task: folder of its images, instead of the file's
+    output_dir   folder for cells and report, instead of the file's
+    """
+    from monai_ssl.evaluation.study import (
+        find_cell,
+        read_study,
+        run_cell,
+        run_study,
+        study_cells,
+        write_slurm_array,
+        write_study_report,
+    )
+
+    if sum((cell is not None, report_only, slurm is not None)) > 1:
+        raise ValueError("--cell, --report_only and --slurm exclude each other")
+    study = read_study(config, dataset_dir=dataset_dir, output_dir=output_dir)
+    if slurm is not None:
+        given = _given(dataset_dir=dataset_dir, output_dir=output_dir)
+        words = [sys.executable, "-m", "monai_ssl", "evaluate", config, *(f"--{k}={v}" for k, v in given.items())]
+        path = write_slurm_array(study, shlex.join(words), slurm)
+        print(f"{len(study_cells(study))} cells; submit them with: sbatch {path}")
+        return
+    if cell is not None:
+        chosen = find_cell(study, cell)
+        print(f"{chosen.name}: {run_cell(study, chosen)}")
+        return
+    counts = {} if report_only else run_study(study)
+    print(f"report: {write_study_report(study)}")
+    if counts.get("failed"):
+        raise RuntimeError(f"{counts['failed']} of {len(study_cells(study))} cells failed; see above, or the report")
+
+
 def label(
     *,
     studies: str | None = None,
@@ -298,6 +349,7 @@ VERBS = {
     "describe": describe,
     "doctor": doctor,
     "export-nnunet": export_nnunet,
+    "evaluate": evaluate,
     "label": label,
     "label-study": label_study,
 }

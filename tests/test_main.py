@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from toy_radiographs import make_toy_radiographs
 
 from monai_ssl.__main__ import VERBS, main
 from monai_ssl.data import ImageStore
@@ -264,3 +265,24 @@ def test_views_of_a_real_folder(capsys, real_data, tmp_path):
     succeed(capsys, "show-views", real_data / "radiographs", "--num_images", 2, "--output", tmp_path / "v.png")
     wide, high = Image.open(tmp_path / "v.png").size
     assert wide > 2 * high
+
+
+def test_evaluate(capsys, tmp_path):
+    make_toy_radiographs(tmp_path / "images")
+    bundle = Path(__file__).parents[1] / "bundles/radiograph_classification"
+    small = "architecture: densenet121, network_args: {init_features: 8, growth_rate: 4, block_config: [1, 1, 1, 1]}"
+    (tmp_path / "study.yaml").write_text(
+        f"output_dir: {tmp_path / 'out'}\nmodes: [knn]\nfractions: [0.5, 1]\nseeds: 1\nresamples: 20\n"
+        f"tasks:\n  side: {{bundle: {bundle}, label_column: label, image_size: 32, {small}}}\n"
+    )
+    study = [tmp_path / "study.yaml", "--dataset_dir", tmp_path / "images"]
+    assert "exclude each other" in fail(capsys, "evaluate", *study, "--cell", "0", "--report_only")
+    assert "no cell" in fail(capsys, "evaluate", *study, "--report_only")
+    assert "2 cells; submit" in succeed(capsys, "evaluate", *study, "--slurm", tmp_path / "cells.sh")
+    assert f"--dataset_dir={tmp_path / 'images'}" in (tmp_path / "cells.sh").read_text()
+    assert "side/random/knn/fraction-0.5/seed-0: done" in succeed(capsys, "evaluate", *study, "--cell", "0")
+    assert "[2/2] side/random/knn/fraction-1/seed-0: done" in succeed(capsys, "evaluate", *study)
+    assert (tmp_path / "out/report.html").is_file()
+    (tmp_path / "study.yaml").write_text((tmp_path / "study.yaml").read_text().replace("[0.5, 1]", "[2, 1]"))
+    assert main([str(word) for word in ("evaluate", *study)]) == 2
+    assert capsys.readouterr().err.endswith("error: 1 of 2 cells failed; see above, or the report\n")

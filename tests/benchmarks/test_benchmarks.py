@@ -201,3 +201,9 @@ def test_our_views_are_checked_for_depth(benchmarks, monkeypatch):
     monkeypatch.setattr(bench, "_as_float", lambda image: in_full(image >> 8 << 8))
     with pytest.raises(RuntimeError, match="lose depth"):
         bench._depth(sizes)
+
+
+def test_probe_cells(benchmarks, capsys):
+    arguments = ["--images", "120", "--fractions", "0.5", "1.0", "--seeds", "1", "--threads", "1"]
+    benchmarks("probe_cells").main(arguments)
+    assert "2 cells in " in capsys.readouterr().out

@@ -36,11 +36,6 @@ class StudyCell:
         """Its folder below ``cells``: ``findings/c2l/linear/fraction-0.1/seed-0``."""
         return f"{self.task}/{self.encoder}/{self.mode}/fraction-{self.fraction:g}/seed-{self.seed}"
 
-    @property
-    def from_scratch(self) -> bool:
-        """Whether it trains a network from random weights."""
-        return self.encoder == RANDOM and self.mode == "finetune"
-
     def folder(self, study: Study) -> Path:
         """Return where its files are."""
         return study.output_dir / "cells" / self.name

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 from monai_ssl.data.tables import nearest_name
@@ -65,8 +66,8 @@ class Study:
         modes: ways to use an encoder; each task takes those that are of its kind.
         fractions: shares of the training labels, above 0 to 1, or whole numbers of labelled images above 1.
         seeds: of subsets, random weights and trainings.
-        robustness: names of perturbations that the linear probes and fine-tuned classifiers with all their labels are
-            tested on; empty: none.
+        robustness: names of perturbations that the models with most labels (but for nearest neighbours) are tested on;
+            empty: none.
         subgroups: columns of the table of images, for figures of each group of patients.
         min_patients: groups with fewer patients in the test split get no figures.
         resamples: of the bootstrap.
@@ -94,6 +95,11 @@ class Study:
     pictures: bool = False
     device: str | None = None
     batch_size: int = 64
+
+    @property
+    def compute_device(self) -> torch.device:
+        """Where features are extracted."""
+        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def modes_of(self, task: StudyTask) -> tuple[str, ...]:
         """Return the modes that a task takes."""

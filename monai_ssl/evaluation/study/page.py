@@ -42,8 +42,9 @@ def study_page(
     for word in words:
         page.paragraph(word, "verdict")
     if missing:
-        page.paragraph(f"{missing} of {missing + len(cells)} cells are missing, {len(failures)} failed.", "warning")
+        page.paragraph(f"{missing} of {missing + len(cells)} cells are missing.", "warning")
     if failures:
+        page.paragraph(f"{len(failures)} cells failed.", "warning")
         page.table({"cell": lambda row: StudyCell(**row["cell"]).name, "what was wrong": "error"}, failures)
     for task in study.tasks:
         mine = {name: [row for row in rows if row["task"] == task] for name, rows in found.items()}

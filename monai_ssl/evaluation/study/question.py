@@ -62,43 +62,44 @@ def cell_settings(study: Study, cell: StudyCell) -> dict[str, Any]:
         settings["mode"] = "linear"
     if cell.encoder != RANDOM:
         settings["encoder_weights"] = study.encoders[cell.encoder]
-    elif study.encoders:
-        settings = {**_network_of(task, next(iter(study.encoders.values()))), **settings}
-    if cell.from_scratch:
-        settings["mode"] = "scratch"
-    settings["cache_dir"] = str(study.output_dir / "data" / cell.task / _store_key(task, settings))
+    twin = study.encoders.get(cell.encoder) or next(iter(study.encoders.values()), None)
+    manifest = _manifest_of(twin)
+    if cell.encoder == RANDOM:
+        settings = {**_network_of(task, manifest), **settings}
+        settings["mode"] = "frozen" if cell.mode == "frozen" else "scratch"
+    settings["cache_dir"] = str(study.output_dir / "data" / cell.task / _store_key(task, manifest))
     return settings
 
 
-def _network_of(task: StudyTask, weights: str) -> dict[str, Any]:
-    """The settings of a bundle that make its network and input those of a file of weights."""
+def _manifest_of(weights: str | None) -> dict[str, Any]:
+    """The manifest, or nothing: a plain checkpoint tells nothing, and what is wrong with a file is said in loading."""
     try:
-        manifest = read_manifest(weights)
-    except (
-        WeightsFileError
-    ):  # a plain checkpoint tells nothing; what is wrong with any other is said where it is loaded
+        return read_manifest(weights) if weights else {}
+    except WeightsFileError:
         return {}
-    network, size = manifest["network"], "patch_size" if task.kind == "segmentation" else "image_size"
+
+
+def _network_of(task: StudyTask, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a bundle that make its network and input those of some weights."""
+    if not manifest:
+        return {}
+    network, intensity = manifest["network"], manifest.get("intensity") or {}
     found = {"architecture": network["architecture"], "network_args": network["arguments"]}
     if task.kind == "segmentation" and network["architecture"].startswith("resnet"):
         found = {"architecture": "flexibleunet", "network_args": {"backbone": network["architecture"]}}
-    found |= {size: manifest.get("patch_size"), "spacing_mm": manifest.get("spacing_mm")}
-    if (manifest.get("intensity") or {}).get("fit"):
-        found["fit"] = manifest["intensity"]["fit"]
+    found |= {"patch_size": manifest.get("patch_size"), "image_size": manifest.get("patch_size")}
+    found |= {"spacing_mm": manifest.get("spacing_mm"), "fit": intensity.get("fit")}
+    if intensity.get("policy"):
+        found["policy"] = f"$monai_ssl.data.policy_from_dict({intensity['policy']!r})"
     return {key: value for key, value in found.items() if value is not None and key in task.config}
 
 
-def _store_key(task: StudyTask, settings: dict[str, Any]) -> str:
-    """Name of the folder for the prepared images: starts that need them prepared differently do not share it."""
-    weights = settings.get("encoder_weights")
+def _store_key(task: StudyTask, manifest: dict[str, Any]) -> str:
+    """Name of the folder for the prepared images: encoders that need them prepared differently do not share it."""
     if "spacing_mm" not in task.config:  # flat images are prepared alike for all
         return "store"
-    try:
-        known = read_manifest(weights) if weights else {}
-    except WeightsFileError:
-        known = {}
-    wanted = {key: settings.get(key) or known.get(key) for key in ("spacing_mm", "orientation")}
-    wanted["policy"] = settings.get("policy") or (known.get("intensity") or {}).get("policy")
+    wanted = {key: manifest.get(key) for key in ("spacing_mm", "orientation")}
+    wanted["policy"] = (manifest.get("intensity") or {}).get("policy")
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a classifier holds when its images change: a linear probe or a fine-tuned network on perturbed test images."""
+"""How a model holds when its images change: linear probes and trained networks on perturbed test images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from monai.data import DataLoader
 
 from monai_ssl.data import PadCollate, StoreDataset
 from monai_ssl.evaluation.classifier_card import load_classifier, read_classifier_card
+from monai_ssl.evaluation.segmentation_report import class_mean
 from monai_ssl.evaluation.study.cells import StudyCell
 from monai_ssl.evaluation.study.config import Study
 from monai_ssl.evaluation.study.perturbations import PERTURBATIONS, perturbed_view
 from monai_ssl.evaluation.study.probe_cells import fitted_probe, probe_features
 from monai_ssl.evaluation.study.question import Question
+from monai_ssl.evaluation.study.segmentation_robustness import volume_dice
 from monai_ssl.evaluation.study.shared_features import shared_features
 from monai_ssl.metrics import area_under_roc
 from monai_ssl.transforms import ViewChain
@@ -26,22 +29,17 @@ __all__ = ["measure_robustness", "robustness_figures", "wants_robustness"]
 
 
 def wants_robustness(study: Study, cell: StudyCell) -> bool:
-    """Tell whether a cell is tested on perturbed images: linear probes and fine-tuned classifiers with most labels."""
-    return (
-        bool(study.robustness)
-        and study.tasks[cell.task].kind == "classification"
-        and cell.mode in ("linear", "finetune")
-        and cell.fraction == _largest(study)
-    )
+    """Tell whether a cell is tested on perturbed images: all but nearest neighbours, with most labels."""
+    most = 1 if 1 in study.fractions else max(study.fractions)  # the share 1 is more than any number
+    return bool(study.robustness) and cell.mode != "knn" and cell.fraction == most
 
 
-def _largest(study: Study) -> float:
-    """Of shares and counts the share 1, else the largest."""
-    return 1 if 1 in study.fractions else max(study.fractions)
+def measure_robustness(question: Question, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Score the cell's model on test images, unchanged and with every perturbation at every level.
 
-
-def measure_robustness(question: Question) -> dict[str, Any]:
-    """Score the cell's classifier on test images, unchanged and with every perturbation at every level.
+    Args:
+        question: of a cell that is done.
+        known: perturbations that were measured before; they are kept.
 
     Returns:
         ``score`` on unchanged images, and for each perturbation what :func:`robustness_figures` gives.
@@ -49,48 +47,46 @@ def measure_robustness(question: Question) -> dict[str, Any]:
     Raises:
         ValueError: a perturbation does not suit the images.
     """
-    labels, policy = question.labels, question.store.policy
-    truth = labels.targets[labels.rows["test"]]
-    predict = _probe(question) if question.cell.mode == "linear" else _network(question)
-    unchanged = predict("", 0.0)
-    found = {}
-    for name in question.study.robustness:
+    if question.task.kind == "segmentation":
+        measure, outcome, score = "dice", volume_dice(question), class_mean
+    else:
+        truth = question.labels.targets[question.labels.rows["test"]]
+        measure, outcome = "auc", _probe(question) if question.cell.mode == "linear" else _network(question)
+        score = partial(area_under_roc, truth)
+    unchanged, found = outcome("", 0.0), dict(known or {})
+    for name in [name for name in question.study.robustness if name not in found]:
         levels = PERTURBATIONS[name].levels
-        perturbed_view(name, levels[0], question.preprocessing, policy)  # refused before the long work
-        found[name] = robustness_figures(truth, unchanged, [predict(name, level) for level in levels], name)
-    return {"measure": "auc", "score": area_under_roc(truth, unchanged), "perturbations": found}
+        outcomes = np.stack([unchanged, *(outcome(name, level) for level in levels)])
+        found[name] = robustness_figures([score(one) for one in outcomes], outcomes, name)
+    return {"measure": measure, "score": score(unchanged), "perturbations": found}
 
 
-def robustness_figures(
-    truth: np.ndarray, unchanged: np.ndarray, changed: list[np.ndarray], name: str
-) -> dict[str, Any]:
-    """Sum up probabilities of the same images at several levels of a perturbation.
+def robustness_figures(scores: Sequence[float], outcomes: np.ndarray, name: str) -> dict[str, Any]:
+    """Sum up what a model makes of the same images at several levels of a perturbation.
 
     Args:
-        truth: ``(N,)`` or ``(N, K)``.
-        unchanged: ``(N, K)`` probabilities of the images as they are.
-        changed: the same for each level.
+        scores: on unchanged images, then at each level.
+        outcomes: ``(1 + levels, N, K)``, the probabilities of each image, or its Dice; NaN where not defined.
         name: of the perturbation.
 
     Returns:
-        ``levels`` and ``scores``, ``mean_drop`` and ``worst_drop`` of the area under the ROC curve against the
-        unchanged images, ``worst_level``, and ``spread``: the standard deviation of an image's probability over all
-        levels (the unchanged one among them), as a mean over images and classes.
+        ``levels`` and ``scores``, ``mean_drop`` and ``worst_drop`` against the unchanged images, ``worst_level``, and
+        ``spread``: the standard deviation of an image's outcome over all levels (the unchanged one among them), as a
+        mean over images and classes.
     """
     change = PERTURBATIONS[name]
-    clean = area_under_roc(truth, unchanged)
-    scores = [area_under_roc(truth, p) for p in changed]
-    drops = clean - np.array(scores)
+    drops = scores[0] - np.array(scores[1:])
+    defined = ~np.isnan(outcomes).all(axis=0)
     return {
         "levels": list(change.levels),
         "identity": change.identity,
         "unit": change.unit,
         "source": change.source,
-        "scores": scores,
+        "scores": [float(value) for value in scores[1:]],
         "mean_drop": float(drops.mean()),
         "worst_drop": float(drops.max()),
         "worst_level": change.levels[int(drops.argmax())],
-        "spread": float(np.stack([unchanged, *changed]).std(axis=0).mean()),
+        "spread": float(np.nanstd(outcomes[:, defined], axis=0).mean()),
     }
 
 
@@ -119,7 +115,7 @@ def _network(question: Question) -> Callable[[str, float], np.ndarray]:
     card = read_classifier_card(model)
     network = card.build()
     load_classifier(network, model)
-    device = torch.device(question.study.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = question.study.compute_device
     network.to(device).eval()
     test = question.labels.rows["test"]
 

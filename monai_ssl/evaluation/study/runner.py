@@ -26,7 +26,8 @@ __all__ = ["CELL_FILE", "cell_recipe", "collect_cells", "run_cell", "run_study"]
 
 logger = logging.getLogger(__name__)
 
-CELL_FILE, ROBUSTNESS_FILE, FAILURE_FILE = "cell.json", "robustness.json", "failure.json"
+CELL_FILE, RECIPE_FILE = "cell.json", "recipe.json"
+ROBUSTNESS_FILE, FAILURE_FILE = "robustness.json", "failure.json"
 # Where things are decides nothing: what they hold is hashed.
 _PLACES = ("output_dir", "cache_dir", "encoder_weights", "bundle_root", "dataset_dir", "labels_file", "num_workers")
 _FACTS = ("lineage", "num_labels", "split_hash", "device", "versions")
@@ -69,17 +70,20 @@ def run_cell(study: Study, cell: StudyCell, stores: dict[str, ImageStore] | None
         if not held:
             return "busy"
         recipe = json.loads(json.dumps(cell_recipe(study, cell), default=str))
-        done = _kept(folder, recipe)
-        extra = wants_robustness(study, cell) and not _has_robustness(folder, study)
+        _refuse_other_recipe(folder, recipe)
+        done = (folder / CELL_FILE).is_file()
+        measured = _measured_perturbations(folder)
+        extra = wants_robustness(study, cell) and not set(study.robustness) <= measured.keys()
         if done and not extra:
             return "kept"
         (folder / FAILURE_FILE).unlink(missing_ok=True)
+        write_json(folder / RECIPE_FILE, recipe)
         question = Question(study, cell, {} if stores is None else stores)
         try:
             if not done:
                 _compute(question, folder, recipe)
             if extra:
-                write_json(folder / ROBUSTNESS_FILE, measure_robustness(question))
+                write_json(folder / ROBUSTNESS_FILE, measure_robustness(question, measured))
         except (ValueError, RuntimeError, OSError) as error:
             write_json(folder / FAILURE_FILE, {"cell": cell.to_dict(), "error": str(error)})
             raise
@@ -100,7 +104,7 @@ def _compute(question: Question, folder: Path, recipe: dict[str, Any]) -> None:
             cell.seed,
             question.labels.split_hash,
             0.0,
-            device_name(study.device or "cpu"),
+            device_name(study.compute_device),
         )
         row = vars(facts)
     else:
@@ -136,28 +140,29 @@ def _segmentation_result(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _kept(folder: Path, recipe: dict[str, Any]) -> bool:
-    path = folder / CELL_FILE
-    if not path.is_file():
-        return False
-    before = read_json(path)["recipe"]
-    if before != recipe:
-        differing = sorted(key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key))
-        inner = [
-            key
-            for key in (before.get("settings") or {}).keys() | recipe["settings"].keys()
-            if before["settings"].get(key) != recipe["settings"].get(key)
-        ]
+def _refuse_other_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    """Neither a cell that is done nor the checkpoints of a training may be of other settings, weights or bundle."""
+    if (folder / CELL_FILE).is_file():
+        before = read_json(folder / CELL_FILE)["recipe"]
+    elif (folder / "run/checkpoints").is_dir() and (folder / RECIPE_FILE).is_file():
+        before = read_json(folder / RECIPE_FILE)
+    else:
+        return
+    differing = _different(before, recipe) + _different(before["settings"], recipe["settings"])
+    if differing:
         raise ValueError(
-            f"{folder} holds this cell of another recipe (different: {', '.join([*differing, *sorted(inner)])}); "
-            "choose another output_dir, or delete the folder"
+            f"{folder} holds this cell of another recipe (different: {', '.join(differing)}); choose another "
+            "output_dir, or delete the folder"
         )
-    return True
 
 
-def _has_robustness(folder: Path, study: Study) -> bool:
+def _different(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+
+
+def _measured_perturbations(folder: Path) -> dict[str, Any]:
     path = folder / ROBUSTNESS_FILE
-    return path.is_file() and set(study.robustness) <= read_json(path)["perturbations"].keys()
+    return read_json(path)["perturbations"] if path.is_file() else {}
 
 
 def run_study(study: Study) -> Counter:
@@ -204,8 +209,8 @@ def collect_cells(study: Study) -> tuple[list[dict[str, Any]], list[dict[str, An
             found.append(content)
         else:
             missing += 1
-            if (folder / FAILURE_FILE).is_file():
-                failures.append(read_json(folder / FAILURE_FILE))
+        if (folder / FAILURE_FILE).is_file():  # of a cell that is done, its robustness
+            failures.append(read_json(folder / FAILURE_FILE))
     for task in study.tasks:
         hashes = {content["split_hash"] for content in found if content["task"] == task}
         if len(hashes) > 1:

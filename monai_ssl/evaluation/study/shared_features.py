@@ -99,11 +99,10 @@ def _compute(question: Question, rows: np.ndarray, view: Callable | None, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if seed is None else seed)
         encoder = ImageEncoder(start.build(2))  # the head is not used
-    device = study.device or ("cuda" if torch.cuda.is_available() else "cpu")
     loader = DataLoader(
         StoreDataset(question.store, rows), batch_size=study.batch_size, num_workers=0, collate_fn=PadCollate()
     )
-    features, index = extract_features(encoder, loader, view or question.preprocessing.view(), device)
+    features, index = extract_features(encoder, loader, view or question.preprocessing.view(), study.compute_device)
     assert np.array_equal(index.numpy(), rows)
     return features, list(start.lineage)
 
