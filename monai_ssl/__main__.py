@@ -330,6 +330,7 @@ def label(
     port: int = 8000,
     host: str = "127.0.0.1",
     num_classes: int = 2,
+    modality: str | None = None,
     dicom: str | None = None,
     spatial_dims: int = 2,
     install: bool = False,
@@ -345,6 +346,7 @@ def label(
     port          to listen at
     host          address to listen at; the default is this machine alone
     num_classes   classes that are expected
+    modality      of volumes that do not say theirs, such as NIfTI: CT or MR
     dicom         folder of DICOM to convert into the studies first; their names are not taken over
     spatial_dims  of the DICOM: 2 for radiographs, 3 for series
     install       install MONAI Label and what it needs, and stop
@@ -364,7 +366,7 @@ def label(
         print(f"{dicom}: " + ", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
     bundles = [name for name in (bundle or "").split(",") if name]
     command, environment = server_command(
-        studies, bundles=bundles, encoder=encoder, port=port, host=host, num_classes=num_classes
+        studies, bundles=bundles, encoder=encoder, port=port, host=host, num_classes=num_classes, modality=modality
     )
     print(f"serving {studies} at http://{host}:{port}; stop with Ctrl-C", flush=True)
     if code := subprocess.run(command, env=environment).returncode:

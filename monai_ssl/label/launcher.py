@@ -62,6 +62,7 @@ def server_command(
     port: int = 8000,
     host: str = "127.0.0.1",
     num_classes: int = 2,
+    modality: str | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Check everything that the server needs, and return its command and its environment.
 
@@ -72,6 +73,7 @@ def server_command(
         port: to listen at.
         host: address to listen at; other than this machine's own is for networks where everybody may see the images.
         num_classes: classes that are expected.
+        modality: of volumes whose files do not say theirs, such as NIfTI: CT or MR.
 
     Raises:
         FileNotFoundError: a folder or file is not there.
@@ -101,6 +103,7 @@ def server_command(
     conf = {
         "bundles": ",".join(str(path) for path in kinds.values()),
         "encoder": "" if encoder is None else str(Path(encoder).resolve()),
+        "modality": modality or "",
         "num_classes": str(num_classes),
     }
     for key, value in conf.items():

@@ -226,7 +226,7 @@ def test_an_annotator_labels_volumes(tmp_path):
     assert files, sorted(maps)
     for path in files:
         shutil.copy(path, studies)
-    options = {"encoder": str(weights), "bundles": [str(BUNDLES / "volume_segmentation")]}
+    options = {"encoder": str(weights), "bundles": [str(BUNDLES / "volume_segmentation")], "modality": "CT"}
     with served(studies, tmp_path / "log.txt", **options) as client:
         assert client.wait("scoring")["status"] == "DONE", (tmp_path / "log.txt").read_text()[-3000:]
         image = client.post("/activelearning/typicality")[1]["id"]
@@ -244,7 +244,7 @@ def test_an_annotator_labels_volumes(tmp_path):
             assert status == 400 and "another grid" in found["detail"] and words in found["detail"]
         status, found = client.label(image, "label.nii", packed(mask, own.affine))
         assert status == 200, found
-        settings = {"modality": "CT", "max_epochs": 1, "steps_per_epoch": 2}
+        settings = {"max_epochs": 1, "steps_per_epoch": 2}
         assert client.post("/train/segmentation", **settings)[0] == 200
         done = client.wait("train")
         assert done["status"] == "DONE", done["details"]

@@ -18,7 +18,7 @@ from monai_ssl.engines.plain_errors import own_error
 from monai_ssl.evaluation.study.question import Question
 from monai_ssl.evaluation.study.results import Predictions, numbered, read_json
 
-__all__ = ["run_bundle", "run_predictions", "run_training", "validation_curve"]
+__all__ = ["run_bundle", "run_predictions", "train_bundle", "validation_curve"]
 
 
 def run_bundle(question: Question, **overrides: Any) -> dict[str, Any]:
@@ -38,13 +38,13 @@ def run_bundle(question: Question, **overrides: Any) -> dict[str, Any]:
     folder = Path(settings["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     resume = (folder / "checkpoints").is_dir()
-    run_training(question.task.config_file, folder / "log.txt", **settings, resume=resume)
+    train_bundle(question.task.config_file, folder / "log.txt", **settings, resume=resume)
     row = read_json(folder / "test_report.json")["rows"][0]
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over; model.pt and the report stay
     return row
 
 
-def run_training(config_file: Path, log: Path, **settings: Any) -> None:
+def train_bundle(config_file: Path, log: Path, **settings: Any) -> None:
     """Run a bundle's training in this process; what it prints and logs goes to a file.
 
     Args:

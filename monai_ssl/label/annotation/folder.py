@@ -28,11 +28,14 @@ class StudiesFolder:
     Args:
         studies: the folder.
         encoder: file of the encoder the annotator began with; None: none yet.
+        modality: of volumes whose files do not say theirs, such as NIfTI: CT or MR.
     """
 
-    def __init__(self, studies: str | os.PathLike, encoder: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self, studies: str | os.PathLike, encoder: str | os.PathLike | None = None, modality: str | None = None
+    ) -> None:
         self.studies = Path(studies)
-        self.state = self.studies / STATE
+        self.state, self.modality = self.studies / STATE, modality
         self._given = None if encoder is None else Path(encoder)
 
     @property
@@ -66,7 +69,7 @@ class StudiesFolder:
             The store; ``path`` of its table is the file's name.
 
         Raises:
-            ValueError: there is no image, or none that can be used.
+            ValueError: there is no image, none that can be used, or the encoder is for others.
         """
         if not images:
             raise ValueError(f"there is no image in {self.studies}")
@@ -77,10 +80,18 @@ class StudiesFolder:
         try:
             if manifest["network"]["spatial_dims"] == 2:
                 policy = preprocessing.intensity_policy()
-                return open_radiographs(folder, self.state / "data", policy=policy, **common)
+                store = open_radiographs(folder, self.state / "data", policy=policy, **common)
+                deep = [one["kind"] == "nifti" and one["frames"] != 1 for one in _kinds(store)]
+                if sum(deep) > len(deep) / 2:
+                    raise ValueError(
+                        f"the encoder is for images of 2 dimensions, and {sum(deep)} of {len(deep)} files are volumes: "
+                        "start the server with an encoder of volumes"
+                    )
+                return store
             return open_volume_store(
                 folder,
                 self.state / "data",
+                modality=self.modality,
                 policy=preprocessing.intensity_policy() or "auto",
                 orientation=preprocessing.orientation or "SPL",
                 spacing_mm=preprocessing.spacing_mm,
@@ -105,3 +116,7 @@ class StudiesFolder:
                 except OSError:  # no links on this file system
                     shutil.copy2(path, place)
         return folder
+
+
+def _kinds(store: ImageStore) -> list[dict[str, Any]]:
+    return store.table.select(["kind", "frames"]).to_pylist()

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from monai.data import DataLoader
 
-from monai_ssl.data import ImageStore, PadCollate, StoreDataset
+from monai_ssl.data import (
+    ImageStore,
+    PadCollate,
+    StoreDataset,
+    UnreadableImageError,
+    open_radiograph,
+    open_volume,
+)
 from monai_ssl.evaluation import (
     ModelCard,
     load_classifier,
@@ -82,15 +89,14 @@ def _store_of(image: str | Path, card: ModelCard, work: Path) -> ImageStore:
     folder.mkdir()
     image = Path(image).resolve()
     (folder / image.name).symlink_to(image)
-    opened = open_unlabelled if card.spatial_dims == 2 else open_unlabelled_volumes
+    flat = card.spatial_dims == 2
     try:
-        store = opened(folder, work / "data", card, num_workers=0)
-    except RuntimeError as error:
+        (open_radiograph if flat else open_volume)(image)
+        return (open_unlabelled if flat else open_unlabelled_volumes)(folder, work / "data", card, num_workers=0)
+    except UnreadableImageError as error:
+        raise ValueError(f"{image.name} can't be used: {error.reason}") from error
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{image.name} can't be used: {error}") from error
-    if not len(store):
-        reasons = "; ".join(str(reason) for reason in store.refused["reason"].to_pylist())
-        raise ValueError(f"{image.name} can't be used: {reasons or 'it holds no image'}")
-    return store
 
 
 def _batch(store: ImageStore) -> dict[str, Any]:

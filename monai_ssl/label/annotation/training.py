@@ -26,7 +26,7 @@ from monai_ssl.evaluation import (
     save_classifier,
     segmentation_labels,
 )
-from monai_ssl.evaluation.study.training_cells import run_training
+from monai_ssl.evaluation.study.training_cells import train_bundle
 from monai_ssl.label.annotation.bundles import allowed_settings
 from monai_ssl.label.annotation.folder import StudiesFolder
 from monai_ssl.label.annotation.labels import ClassLabels, class_labels
@@ -178,6 +178,8 @@ def learn_masks(
         "run": ["$@train::trainer.run()"],
         "val_interval": 1,
     }
+    if folder.modality:
+        settings["modality"] = folder.modality
     _train(bundle, run, settings | wanted)
     _publish_model(run / "model.pt", folder.model("segmentation"))
     return {"labelled": len(maps)}
@@ -207,7 +209,7 @@ def _question(store: ImageStore, images: Mapping[str, str], given: ClassLabels) 
 def _train(bundle: Path, run: Path, settings: dict[str, Any]) -> None:
     log = run / "log.txt"
     own = {"bundle_root": str(bundle), "output_dir": str(run)}
-    run_training(bundle / "configs/train.yaml", log, **own, **settings)
+    train_bundle(bundle / "configs/train.yaml", log, **own, **settings)
 
 
 def _fresh(run: Path) -> Path:

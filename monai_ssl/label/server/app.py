@@ -40,11 +40,17 @@ _NEW_LABELS = 5  # after so many the strategies that ask a model plan anew
 
 
 class AnnotationApp(MONAILabelApp):
-    """See MONAI Label's class. The configuration has ``encoder``, ``bundles`` (by commas) and ``num_classes``."""
+    """See MONAI Label's class.
+
+    Args:
+        app_dir: where MONAI Label keeps its own files.
+        studies: folder of images.
+        conf: ``encoder``, ``bundles`` (by commas), ``modality`` and ``num_classes``; empty text for none.
+    """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         conf = conf or {}
-        self.folder = StudiesFolder(studies, conf.get("encoder") or None)
+        self.folder = StudiesFolder(studies, conf.get("encoder") or None, conf.get("modality") or None)
         self.bundles = sorted_bundles([name for name in (conf.get("bundles") or "").split(",") if name])
         self.num_classes = int(conf.get("num_classes") or 2)
         self.plans = PlanReader(self.folder)
@@ -120,6 +126,11 @@ class AnnotationApp(MONAILabelApp):
         found = task(request, self.datastore()) or {}
         if self._needs_plans(name):
             self.async_scoring(None)
+        last = background_tasks("scoring")[-1:]
+        if found and last and last[0]["status"] == "ERROR":
+            found["note"] = "the last scoring failed: " + (
+                last[0]["details"][-1] if last[0]["details"] else "see the log"
+            )
         if found:
             found["path"] = self._datastore.get_image_uri(found["id"])
         return found

@@ -195,3 +195,12 @@ def test_dropout_draws_only_inside():
     assert not network[1].training
     with pytest.raises(ValueError, match="needs a network with dropout"), dropout_on(nn.Linear(2, 2)):
         pass
+
+
+@pytest.mark.parametrize(
+    "path", sorted((BUNDLES.parent / "benchmarks/label_studies").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_studies_of_the_documentation_are_read(path, tmp_path, monkeypatch, toy_encoder):
+    monkeypatch.chdir(BUNDLES.parent)
+    study = read_label_study(path, encoder=str(toy_encoder))
+    assert study.task.kind == "classification" and len(study.budgets) > 2
