@@ -193,7 +193,8 @@ def find_sections(text: str, headings: Mapping[str, str] | None = None) -> list[
         headings: from a heading to the section it names; default: :func:`section_headings` of all languages.
 
     Returns:
-        The sections in the order of the text; empty ones are left out, text before the first heading has no names.
+        The sections in the order of the text, also those whose heading stands over nothing. Text before the first
+        heading has no names.
 
     >>> for section in find_sections("INDICATION: Cough. FINDINGS: Clear lungs. IMPRESSION AND PLAN: Normal."):
     ...     print(section)
@@ -215,24 +216,24 @@ def find_sections(text: str, headings: Mapping[str, str] | None = None) -> list[
             names, start = tuple(dict.fromkeys(section_of[name] for name in given)), match.end()
     parts.append((names, start, len(text)))
     sections = [Section(own, text[first:last].strip().strip(_MARKS).strip()) for own, first, last in parts]
-    return [section for section in sections if section.text]
+    return [section for section in sections if section.names or section.text]
 
 
-def choose_sections(sections: Iterable[Section], wanted: Iterable[str] | None) -> list[str]:
+def choose_sections(sections: Iterable[Section], wanted: Iterable[str] | str | None) -> list[str]:
     """Texts of the wanted sections. A report without any heading is taken whole: nobody can say what it leaves out.
 
     Args:
         sections: of one report.
-        wanted: their names. None: all of them, and what has no heading.
+        wanted: their names, or one. None: all of them, and what has no heading.
 
     Returns:
-        The texts in order; none if the report has headings, but not these.
+        The texts in order, none of them empty; none at all if the report has headings, but nothing under these.
     """
     sections = list(sections)
-    if wanted is None or not any(section.names for section in sections):
-        return [section.text for section in sections]
-    wanted = set(wanted)
-    return [section.text for section in sections if wanted & set(section.names)]
+    everything = wanted is None or not any(section.names for section in sections)
+    names = set() if wanted is None else {wanted} if isinstance(wanted, str) else set(wanted)
+    chosen = [section.text for section in sections if everything or names.intersection(section.names)]
+    return [text for text in chosen if text]
 
 
 def check_sections(wanted: Iterable[str] | None, headings: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -122,7 +122,7 @@ def _sections(item: Dataset, headings: Mapping[str, str], names: tuple[str, ...]
         text = str(item.get("TextValue") or "").strip()
         parts = find_sections(text, headings)
         if any(part.names for part in parts):  # a whole report in one text
-            yield from (Section(part.names or names, part.text) for part in parts)
+            yield from (Section(part.names or names, part.text) for part in parts if part.text)
         elif text:
             yield Section(names, text)
     if depth < _MAX_DEPTH:

@@ -237,11 +237,11 @@ def _sentences(
     counts["other encoding"] += report.other_encoding
     if report.fault is not None:
         return [], report.fault
-    if not report.sections:
+    if not any(section.text for section in report.sections):
         return [], EMPTY
     texts = choose_sections(report.sections, sections)
     if not texts:
-        return [], f"the report has headings, but no {' or '.join(sections or ())}"
+        return [], f"the report has headings, but nothing under {' or '.join(sections or ())}"
     if sum(map(len, texts)) > max_chars:
         return [], f"the report is longer than {max_chars} characters"
     every = [sentence for text in texts for sentence in split_sentences(text)]

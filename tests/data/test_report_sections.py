@@ -19,7 +19,7 @@ BOTH = ("findings", "impression")
         ("Findings\nClear lungs.\n\nConclusion\n\nNormal.", [("findings", "Clear lungs."), ("impression", "Normal.")]),
         ("findings: clear lungs\nimpression : normal", [("findings", "clear lungs"), ("impression", "normal")]),
         ("**FINDINGS:**\nClear.\n\n## Impression\nNormal.", [("findings", "Clear."), ("impression", "Normal.")]),
-        ("  FINDINGS  (chest):  Clear.\r\n  IMPRESSION:\r\n", [("findings", "Clear.")]),
+        ("  FINDINGS  (chest):  Clear.\r\n  IMPRESSION:\r\n", [("findings", "Clear."), ("impression", "")]),
         ("Reason for exam: cough. Findings: Clear.", [("indication", "cough."), ("findings", "Clear.")]),
         ("COMPARISON: None FINDINGS: Clear.", [("comparison", "None"), ("findings", "Clear.")]),
         ("FINDINGS: A b c.\nFINDINGS: D e f.", [("findings", "A b c."), ("findings", "D e f.")]),
@@ -59,11 +59,12 @@ def test_a_report_without_headings_is_taken_whole_and_one_with_others_is_not():
     assert choose_sections(find_sections("Clear lungs.\n\nNo effusion."), BOTH) == ["Clear lungs.\n\nNo effusion."]
     told = find_sections("Signed.\nHISTORY: Cough.\nFINDINGS: Clear.\nPLAN: None.")
     assert choose_sections(told, BOTH) == ["Clear."]
-    assert choose_sections(told, ["history"]) == ["Cough."]
+    assert choose_sections(told, ["history"]) == choose_sections(told, "history") == ["Cough."]
     assert choose_sections(told, None) == ["Signed.", "Cough.", "Clear.", "None."]
     assert choose_sections(find_sections("HISTORY: Cough."), BOTH) == []
     assert choose_sections(find_sections("FINDINGS AND IMPRESSION: Clear."), BOTH) == ["Clear."], "and not twice"
-    assert find_sections("") == find_sections(" \n ") == find_sections("FINDINGS:") == []
+    assert choose_sections(find_sections("Signed by somebody.\nFINDINGS:\n"), BOTH) == [], "it has a heading"
+    assert find_sections("") == find_sections(" \n ") == []
 
 
 def test_headings_are_the_users():

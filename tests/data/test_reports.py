@@ -85,7 +85,7 @@ def test_unusable_reports_have_reasons():
     )
     reports = open_reports(store, max_chars=100, max_refused_fraction=0.9)
     assert reasons(reports) == {
-        0: "the report has headings, but no findings or impression",
+        0: "the report has headings, but nothing under findings or impression",
         1: "the report has no sentence of 3 words or more",
         2: "the report is longer than 100 characters",
         4: "the report is empty",
