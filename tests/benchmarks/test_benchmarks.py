@@ -40,6 +40,7 @@ def benchmarks(monkeypatch):
     peers.lightly.cache_clear()
 
 
+@pytest.mark.slow
 def test_one_command_writes_json_and_markdown(benchmarks, tmp_path, capsys):
     benchmarks("__main__").main(["--tiny", "--rounds", "1", "--threads", "1", "--output", str(tmp_path)])
     printed = capsys.readouterr().out
@@ -204,6 +205,7 @@ def test_our_views_are_checked_for_depth(benchmarks, monkeypatch):
         bench._depth(sizes)
 
 
+@pytest.mark.slow
 def test_probe_cells(benchmarks, capsys):
     arguments = ["--images", "120", "--fractions", "0.5", "1.0", "--seeds", "1", "--threads", "1"]
     benchmarks("probe_cells").main(arguments)

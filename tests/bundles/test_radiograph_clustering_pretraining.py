@@ -91,6 +91,7 @@ def test_training_on_three_sources_leaves_an_encoder_and_a_verdict(train, chest,
     assert table["features"].type.list_size == 64
 
 
+@pytest.mark.slow
 def test_resumed_training_repeats_the_losses(train, tmp_path):
     train(output=tmp_path / "whole", max_epochs=3)
     half = train(output=tmp_path / "halves", max_epochs=3, begin_only=True)

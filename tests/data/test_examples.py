@@ -249,6 +249,7 @@ def test_prevalence_and_naming():
     assert dominant_finding((Lesion("cardiomegaly"), Lesion("effusion"))) == "effusion"
 
 
+@pytest.mark.slow
 def test_linear_model_on_pixels_does_not_solve_it():
     """Logistic regression on 32 x 32 pixels, 160 patients for training and 160 for testing."""
     pixels, labels = [], []

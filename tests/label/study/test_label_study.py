@@ -102,6 +102,7 @@ def test_rounds_of_another_recipe_are_not_mixed_in(config):
     assert counts["failed"] == 2
 
 
+@pytest.mark.slow
 def test_findings_are_studied_too(config, toy_folder):
     task = {
         "bundle": str(BUNDLES / "radiograph_classification"),
