@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ __all__ = ["EmbeddedImages", "embed_images", "read_embedded", "similar_images"]
 
 logger = logging.getLogger(__name__)
 
-FILE = "features.safetensors"
+_FILE = "features.safetensors"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def embed_images(
     found = EmbeddedImages(ids, features, repeated_rows(store, np.arange(len(store))), refused)
     facts = {"ids": ids, "hashes": hashes, "duplicate_of": found.duplicate_of.tolist(), "refused": refused}
     write_tensors(
-        folder.state / FILE, {"features": torch.from_numpy(features)}, {"key": key, "facts": json.dumps(facts)}
+        features_path(folder), {"features": torch.from_numpy(features)}, {"key": key, "facts": json.dumps(facts)}
     )
     logger.info("%d images embedded, %d of them new, %d refused", len(ids), len(missing), len(refused))
     return found, store
@@ -93,7 +94,7 @@ def embed_images(
 
 def read_embedded(folder: StudiesFolder) -> EmbeddedImages | None:
     """Return what :func:`embed_images` kept, None if there is nothing or it is damaged."""
-    path = folder.state / FILE
+    path = features_path(folder)
     if not path.is_file():
         return None
     try:
@@ -103,6 +104,11 @@ def read_embedded(folder: StudiesFolder) -> EmbeddedImages | None:
         logger.warning("%s is damaged; the images will be embedded anew", path)
         return None
     return EmbeddedImages(facts["ids"], features, np.array(facts["duplicate_of"]), facts["refused"])
+
+
+def features_path(folder: StudiesFolder) -> Path:
+    """Return where the features are."""
+    return folder.state / _FILE
 
 
 def similar_images(embedded: EmbeddedImages, image: str, num: int = 5) -> list[tuple[str, float]]:
@@ -129,7 +135,7 @@ def similar_images(embedded: EmbeddedImages, image: str, num: int = 5) -> list[t
 
 def _known(folder: StudiesFolder, key: str) -> dict[str, np.ndarray]:
     """Features by the hash of their image, of this encoder and preparation."""
-    path = folder.state / FILE
+    path = features_path(folder)
     if not path.is_file():
         return {}
     try:

@@ -18,14 +18,14 @@ from monailabel.utils.async_tasks.utils import tasks as background_tasks
 import monai_ssl
 from monai_ssl.evaluation import find_model
 from monai_ssl.label.annotation.bundles import sorted_bundles
-from monai_ssl.label.annotation.embedding import read_embedded, similar_images
+from monai_ssl.label.annotation.embedding import similar_images
 from monai_ssl.label.annotation.folder import StudiesFolder
 from monai_ssl.label.server.datastore import GuardedDatastore, invalid
 from monai_ssl.label.server.tasks import (
     EmbeddingInfer,
     ModelInfer,
     PlannedStrategy,
-    PlanReader,
+    StateReader,
     StudiesScoring,
     StudiesTraining,
 )
@@ -53,7 +53,7 @@ class AnnotationApp(MONAILabelApp):
         self.folder = StudiesFolder(studies, conf.get("encoder") or None, conf.get("modality") or None)
         self.bundles = sorted_bundles([name for name in (conf.get("bundles") or "").split(",") if name])
         self.num_classes = int(conf.get("num_classes") or 2)
-        self.plans = PlanReader(self.folder)
+        self.state = StateReader(self.folder)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -76,7 +76,7 @@ class AnnotationApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """Models of both tasks and the embedding; those without a model yet are not listed."""
-        found: dict[str, InferTask] = {"embedding": EmbeddingInfer(self.folder)}
+        found: dict[str, InferTask] = {"embedding": EmbeddingInfer(self.state)}
         for task in ("classification", "segmentation"):
             bundle = self.bundles.get(task)
             places = [] if bundle is None else [bundle / "output", bundle / "models"]
@@ -91,7 +91,7 @@ class AnnotationApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """All strategies of this package."""
-        return {name: PlannedStrategy(self.folder, name, self.plans) for name in STRATEGIES}
+        return {name: PlannedStrategy(name, self.state) for name in STRATEGIES}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """The one that embeds and plans."""
@@ -99,7 +99,7 @@ class AnnotationApp(MONAILabelApp):
 
     def info(self) -> dict[str, Any]:
         """Describe the app, with what could not be read."""
-        embedded = read_embedded(self.folder)
+        embedded = self.state.embedded()
         counts = {"embedded": 0, "refused": 0, "refused_images": []}
         if embedded is not None:
             counts = {
@@ -141,7 +141,7 @@ class AnnotationApp(MONAILabelApp):
         Raises:
             ValueError: the image is not embedded, or ``num`` is below 1.
         """
-        embedded = read_embedded(self.folder)
+        embedded = self.state.embedded()
         if embedded is None:
             raise ValueError("the images have not been embedded yet: wait for the scoring, or start it")
         labelled = set(self._datastore.get_labeled_images())
@@ -165,11 +165,11 @@ class AnnotationApp(MONAILabelApp):
         running = any(task["status"] in ("SUBMITTED", "RUNNING") for task in background_tasks("scoring"))
         if running:
             return False
-        plans = self.plans()
+        plans = self.state.plans()
         labelled = set(self._datastore.get_labeled_images())
         if plans is None:
             return True
-        images = set(self._datastore.list_images()) - self.plans.refused()
+        images = set(self._datastore.list_images()) - self.state.refused().keys()
         if images - set(plans.ids) or len(labelled) >= plans.labelled + _NEW_LABELS:
             return True
         if name is None:

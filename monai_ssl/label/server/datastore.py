@@ -74,6 +74,14 @@ class GuardedDatastore(LocalDatastore):
         _checked(label_tag, _TAG, "tag")
         return super().get_label_uri(label_id, label_tag)
 
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Keep facts of an image; who was offered it last is not worth writing the whole table for."""
+        self._known(image_id)
+        if info.keys() == {"strategy"}:
+            self._datastore.objects[image_id].image.info.update(info)
+        else:
+            super().update_image_info(image_id, info)
+
     def image_paths(self) -> dict[str, str]:
         """Path of every image by its id."""
         return {image: self.get_image_uri(image) for image in self.list_images()}

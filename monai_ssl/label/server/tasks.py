@@ -7,6 +7,7 @@ import random
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from monai_ssl.evaluation import read_classifier_card, read_segmenter_card
-from monai_ssl.label.annotation.embedding import read_embedded, similar_images
+from monai_ssl.label.annotation.embedding import EmbeddedImages, features_path, read_embedded, similar_images
 from monai_ssl.label.annotation.folder import StudiesFolder
 from monai_ssl.label.annotation.plans import SavedPlans, plans_path, read_plans
 from monai_ssl.label.annotation.predicting import classify_image, segment_volume
@@ -27,7 +28,7 @@ from monai_ssl.label.annotation.training import learn_classes, learn_masks, pret
 from monai_ssl.label.server.datastore import invalid
 from monai_ssl.label.strategies import STRATEGIES
 
-__all__ = ["EmbeddingInfer", "ModelInfer", "PlanReader", "PlannedStrategy", "StudiesScoring", "StudiesTraining"]
+__all__ = ["EmbeddingInfer", "ModelInfer", "PlannedStrategy", "StateReader", "StudiesScoring", "StudiesTraining"]
 
 _HOLD_SECONDS = 900  # an image that another annotator was given stays theirs so long
 _CARDS = {"classification": read_classifier_card, "segmentation": read_segmenter_card}
@@ -98,17 +99,17 @@ class ModelInfer(InferTask):
 class EmbeddingInfer(InferTask):
     """The feature vector of an image and the images most like it; no label is made."""
 
-    def __init__(self, folder: StudiesFolder) -> None:
-        self._folder = folder
+    def __init__(self, state: StateReader) -> None:
+        self._state = state
         super().__init__(InferType.OTHERS, [], 2, "features of an image and similar cases")
 
     def is_valid(self) -> bool:
         """Whether images have been embedded."""
-        return read_embedded(self._folder) is not None
+        return self._state.embedded() is not None
 
     def __call__(self, request: dict[str, Any]) -> tuple[None, dict[str, Any]]:
         """Return features and similar images."""
-        embedded = read_embedded(self._folder)
+        embedded = self._state.embedded()
         if embedded is None:
             raise invalid("the images have not been embedded yet: wait for the scoring, or start it")
         image = request["image_id"]
@@ -173,21 +174,19 @@ class PlannedStrategy(Strategy):
     """A strategy of this package, answered from its plan.
 
     Args:
-        folder: of the studies.
         name: of the strategy.
-        plans: returns the newest plans.
+        state: of the studies.
     """
 
-    def __init__(self, folder: StudiesFolder, name: str, plans: PlanReader) -> None:
+    def __init__(self, name: str, state: StateReader) -> None:
         super().__init__(f"next is {STRATEGIES[name].says}")
-        self._folder, self._name, self._plans = folder, name, plans
+        self._name, self._state = name, state
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Return ``id``, ``weight`` and who chose it; None if every image is labelled."""
         labelled = set(datastore.get_labeled_images())
         open_images = [image for image in datastore.list_images() if image not in labelled]
-        plans = self._plans()
-        refused = () if plans is None else self._plans.refused()
+        plans, refused = self._state.plans(), self._state.refused()
         open_images = [image for image in open_images if image not in refused]
         if not open_images:
             return None
@@ -211,27 +210,32 @@ class PlannedStrategy(Strategy):
         return {"id": image, "weight": 1, "chosen_by": chosen_by, **({"note": note} if note else {})}
 
 
-class PlanReader:
-    """The newest plans, read again when their file has changed."""
+class StateReader:
+    """The newest features and plans, read again when their file has changed."""
 
     def __init__(self, folder: StudiesFolder) -> None:
         self._folder, self._lock = folder, threading.Lock()
-        self._state: tuple[int, SavedPlans | None, frozenset[str]] = (-1, None, frozenset())
+        self._kept: dict[str, tuple[int, Any]] = {}
 
-    def __call__(self) -> SavedPlans | None:
+    def plans(self) -> SavedPlans | None:
         """Return the plans, None if there are none."""
-        path = plans_path(self._folder)
+        return self._newest(plans_path(self._folder), read_plans)
+
+    def embedded(self) -> EmbeddedImages | None:
+        """Return the features, None if there are none."""
+        return self._newest(features_path(self._folder), read_embedded)
+
+    def refused(self) -> dict[str, str]:
+        """Id to reason of the images that can't be read."""
+        embedded = self.embedded()
+        return {} if embedded is None else embedded.refused
+
+    def _newest(self, path: Path, read: Callable[[StudiesFolder], Any]) -> Any:
         stamp = path.stat().st_mtime_ns if path.is_file() else -1
         with self._lock:
-            if stamp != self._state[0]:
-                embedded = read_embedded(self._folder) if stamp != -1 else None
-                refused = frozenset(embedded.refused if embedded else ())
-                self._state = (stamp, read_plans(self._folder) if stamp != -1 else None, refused)
-            return self._state[1]
-
-    def refused(self) -> frozenset[str]:
-        """Ids of images that can't be read."""
-        return self._state[2]
+            if self._kept.get(path.name, (None,))[0] != stamp:
+                self._kept[path.name] = (stamp, read(self._folder) if stamp != -1 else None)
+            return self._kept[path.name][1]
 
 
 def _held(info: dict[str, Any], client: Any) -> bool:

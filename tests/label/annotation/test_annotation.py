@@ -85,7 +85,7 @@ def test_images_are_embedded_once_and_bad_ones_counted(folder, monkeypatch):
     Image.fromarray(np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)).save(folder.studies / "new.png")
     again, _ = embed_images(folder, images_of(folder))
     assert seen == [1] and "new" in again.ids
-    (folder.state / embedding.FILE).write_bytes(b"damaged")
+    embedding.features_path(folder).write_bytes(b"damaged")
     assert read_embedded(folder) is None
     assert len(embed_images(folder, images)[0].ids) == 19
 
