@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_volumes import make_toy_volumes
+from toy_volumes import make_toy_volumes, write_ct_series
 
 from monai_ssl.data import make_example_radiographs, read_radiograph
 from monai_ssl.label import STRATEGIES
@@ -248,3 +248,25 @@ def test_the_encoder_is_pretrained_on_all_images(folder):
     assert own.encoder == own.state / "encoder.safetensors"
     found, _ = embed_images(own, images_of(own))
     assert found.features.shape == (19, 256)
+
+
+@pytest.mark.slow
+def test_a_bundle_fine_tunes_the_classifier(folder, toy_folder):
+    images = images_of(folder)
+    labels = labels_of(folder, toy_folder, [f"p{n:02d}_0" for n in range(6)])
+    request = {"mode": "finetune", "max_epochs": 1, "steps_per_epoch": 2, "batch_size": 4}
+    found = learn_classes(folder, images, labels, request, BUNDLES / "radiograph_classification")
+    assert found["mode"] == "finetune" and found["labelled"] == 6
+    assert not (folder.state / "runs/classification").exists(), "what the run left is removed"
+    p = classify_image(folder.model("classification"), images["p06_0"])
+    assert sum(p.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_series_become_volumes_in_their_place(tmp_path):
+    hounsfield = np.random.default_rng(0).integers(-900, 900, (5, 6, 7)).astype(np.int16)
+    affine = write_ct_series(tmp_path / "dicom", hounsfield, np.eye(3)[:2], (2.5, 1.5, 0.75))
+    assert convert_dicom(tmp_path / "dicom", tmp_path / "studies", 3)["written"] == 1
+    (path,) = (tmp_path / "studies").glob("*.nii.gz")
+    written = nib.load(path)
+    np.testing.assert_allclose(np.asarray(written.dataobj).T, hounsfield)
+    np.testing.assert_allclose(written.affine[:, [2, 1, 0, 3]], affine, atol=1e-4)
