@@ -146,7 +146,7 @@ def _png(figure: Figure) -> bytes:
 def _colors(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """A colour for each encoder; random weights are grey."""
     names = [name for name in dict.fromkeys(row["encoder"] for row in rows) if name != RANDOM]
-    return {RANDOM: _GREY, **{name: f"C{number % 10}" for number, name in enumerate(names)}}
+    return {RANDOM: _GREY, **{name: f"C{(n % 9) + (n % 9 > 6)}" for n, name in enumerate(names)}}  # C7 is grey
 
 
 def _measure(rows: Sequence[dict[str, Any]]) -> str:

@@ -122,7 +122,7 @@ def learning_curves_png(found: StudyTables) -> bytes:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, (name, rows) in enumerate(by_name.items()):
-        color = "#777777" if name == "random" else f"C{number % 10}"
+        color = "#777777" if name == "random" else f"C{(number % 9) + (number % 9 > 6)}"  # C7 is grey
         x, y = [row["labels"] for row in rows], [row["mean"] for row in rows]
         axes.plot(x, y, color=color, marker="o", ms=4, linestyle="--" if name == "random" else "-", label=name)
         if all(row["low"] is not None for row in rows):
