@@ -111,6 +111,7 @@ def test_checkpoints_of_another_recipe_are_not_gone_on_from(toy_images, encoder_
     assert run_cell(study, cell) == "done"
 
 
+@pytest.mark.slow
 def test_robustness_that_fails_is_told_and_the_cell_stays(toy_images, encoder_file, tmp_path):
     study = toy_study(tmp_path, toy_images, encoder_file, **{**LINEAR, "fractions": [1.0]}, robustness=["window"])
     assert run_study(study) == {"failed": 2}

@@ -94,6 +94,7 @@ def test_an_interrupted_chain_goes_on_and_ends_the_same(config, tmp_path):
     assert [one["labels"] for one in read_chain(longer, "random", 0)] == [2, 6, 12, 20]
 
 
+@pytest.mark.slow
 def test_rounds_of_another_recipe_are_not_mixed_in(config):
     run_label_study(read_label_study(config(strategies=["margin"], seeds=1)))
     counts = run_label_study(read_label_study(config(strategies=["margin"], seeds=1, cold_start="core_set")))
