@@ -109,11 +109,11 @@ def test_resumed_training_repeats_the_losses(train, tmp_path):
 @pytest.mark.parametrize(
     ("fragments", "overrides", "method"),
     [
-        pytest.param(*(["swav.yaml"], {}, "SwAV"), marks=pytest.mark.slow),
+        pytest.param(["swav.yaml"], {}, "SwAV", marks=pytest.mark.slow),
         pytest.param(
-            *(["per_source_prototypes.yaml"], {"num_prototypes": 4}, "ModalityClustering"), marks=pytest.mark.slow
+            ["per_source_prototypes.yaml"], {"num_prototypes": 4}, "ModalityClustering", marks=pytest.mark.slow
         ),
-        pytest.param(*(["mixed_batches.yaml"], {"batch_size": 8}, "ModalityClustering"), marks=pytest.mark.slow),
+        pytest.param(["mixed_batches.yaml"], {"batch_size": 8}, "ModalityClustering", marks=pytest.mark.slow),
         (["hybrid.yaml"], {"label_fraction": 0.5, "task_ramp": [0, 0.1]}, "Hybrid(ModalityClustering)"),
         (["paper.yaml"], {"architecture": "resnet18", "num_workers": 0}, "ModalityClustering"),
         (["multi_gpu_train.yaml"], {}, "ModalityClustering"),
