@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the bundles that pretrain on volumes share: a small run of a bundle, and what it left."""
+"""What the tests of the bundles that pretrain share: a small run of a bundle, and what it left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 
@@ -19,7 +19,8 @@ class PretrainingBundle:
 
     Args:
         name: folder in ``bundles``.
-        settings: overrides of ``train.yaml`` for all runs, beside those of ``QUICK``.
+        settings: overrides of ``train.yaml`` for all runs, beside those of ``QUICK``; a run's own that is ``...`` takes
+            one of them back.
     """
 
     QUICK = {"max_epochs": 1, "steps_per_epoch": 3, "batch_size": 2, "precision": "fp32", "channels_last": False}
@@ -40,7 +41,9 @@ class PretrainingBundle:
     def started(self, folder: Path, prepared: Path, output: Path, *fragments: str, **overrides: Any) -> ConfigWorkflow:
         """A run on the volumes in ``folder`` that is initialised but not trained."""
         places = {"dataset_dir": str(folder), "cache_dir": str(prepared), "output_dir": str(output)}
-        run = self.workflow("train.yaml", *fragments, **(self.settings | places | overrides))
+        settings = self.settings | places | overrides
+        kept = {name: value for name, value in settings.items() if value is not ...}
+        run = self.workflow("train.yaml", *fragments, **kept)
         run.initialize()
         return run
 
@@ -79,10 +82,41 @@ class PretrainingBundle:
         assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
 
 
+class RadiographBundle(PretrainingBundle):
+    """Whole images in place of patches: an epoch is the pool."""
+
+    QUICK = {
+        "stored_side": 64,
+        "image_size": 32,
+        "max_epochs": 1,
+        "batch_size": 4,
+        "precision": "fp32",
+        "channels_last": False,
+    }
+
+    ONLY_TRAINING = {"run": ["$@train#trainer.run()"], "probe_labels": None}  # without what follows
+
+    def train_only(self, *arguments: Any, **overrides: Any) -> ConfigWorkflow:
+        return self.train(*arguments, **(self.ONLY_TRAINING | overrides))
+
+    @property
+    def no_pictures(self) -> dict[str, bool]:
+        """Overrides that switch curves and TensorBoard off."""
+        handlers = ConfigParser.load_config_file(self.root / "configs/train.yaml")["train"]["handlers"]
+        drawing = ("monai_ssl.handlers.TrainingCurves", "monai_ssl.handlers.PretrainTensorBoard")
+        places = [place for place, handler in enumerate(handlers) if handler["_target_"] in drawing]
+        return {f"train::handlers::{place}::_disabled_": True for place in places}
+
+
+def epochs(output: Path) -> list[dict[str, str]]:
+    """What was written of each epoch."""
+    with open(output / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def losses(output: Path) -> list[str]:
     """The loss of each epoch, as it is written."""
-    with open(output / "metrics.csv", newline="") as file:
-        return [row["loss"] for row in csv.DictReader(file)]
+    return [row["loss"] for row in epochs(output)]
 
 
 def mistake(call) -> str:

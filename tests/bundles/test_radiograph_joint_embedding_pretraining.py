@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -13,36 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from bundle_runs import BundleRuns
-from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
+from pretraining_runs import RadiographBundle
 
 from monai_ssl.data import make_example_radiographs
 from monai_ssl.engines.plain_errors import own_error
 from monai_ssl.networks import build_encoder
 from monai_ssl.weights import load_encoder, read_manifest
 
-BUNDLE = Path(__file__).parents[2] / "bundles/radiograph_joint_embedding_pretraining"
 THIN = {"widen_factor": 0.125}
 TINY_VIT = {"img_size": [32, 32], "patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_layers": 2, "num_heads": 2}
-SMALL = {
-    "stored_side": 64,
-    "image_size": 32,
-    "max_epochs": 1,
-    "batch_size": 4,
-    "network_args": THIN,
-    "precision": "fp32",
-    "channels_last": False,
-    "train::trainer::epoch_length": 3,
-}
+BUNDLE = RadiographBundle(
+    "radiograph_joint_embedding_pretraining", network_args=THIN, **{"train::trainer::epoch_length": 3}
+)
 # Of all that follows a training, and of what watches it, one run is enough.
-HANDLERS = [
-    handler["_target_"] for handler in ConfigParser.load_config_file(BUNDLE / "configs/train.yaml")["train"]["handlers"]
-]
-ONLY_TRAINING = {"run": ["$@train#trainer.run()"], "probe_labels": None}
-NO_PICTURES = {
-    f"train::handlers::{HANDLERS.index(f'monai_ssl.handlers.{name}')}::_disabled_": True
-    for name in ("TrainingCurves", "PretrainTensorBoard")
-}
+train, started, NO_PICTURES = BUNDLE.train_only, BUNDLE.started, BUNDLE.no_pictures
 HEAD = {"hidden_features": 32}
 CROPS = {"small_size": 16, "num_small": 2}
 CODES = CROPS | {"num_outputs": 16, "method::hidden_features": 32, "method::bottleneck_features": 16}
@@ -78,31 +62,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("prepared")
-
-
-def started(folder: Path, prepared: Path, output: Path, *fragments: str, **overrides: Any) -> ConfigWorkflow:
-    places = {"dataset_dir": str(folder), "output_dir": str(output), "cache_dir": str(prepared)}
-    run = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / file) for file in ("train.yaml", *fragments)],
-        logging_file=False,
-        workflow_type="train",
-        bundle_root=str(BUNDLE),
-        **(SMALL | places | overrides),
-    )
-    run.initialize()
-    return run
-
-
-def train(*arguments: Any, **overrides: Any) -> ConfigWorkflow:
-    run = started(*arguments, **(ONLY_TRAINING | overrides))
-    run.run()
-    run.finalize()
-    return run
-
-
-def losses(output: Path) -> list[str]:
-    with open(output / "metrics.csv", newline="") as file:
-        return [row["loss"] for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +115,7 @@ def test_inference_writes_features(trained, folder, tmp_path):
         "network_args": THIN,
         "stored_side": 64,
     }
-    BundleRuns(BUNDLE.name).run("inference", settings)
+    BundleRuns(BUNDLE.root.name).run("inference", settings)
     table = pq.read_table(tmp_path / "features.parquet")
     assert len(table) == len(list((folder / "images").iterdir()))
     assert table["features"].type.list_size == 64
@@ -176,7 +135,7 @@ def test_every_fragment_trains(folder, prepared, tmp_path, fragment):
 
 def test_every_fragment_is_tried():
     others = {"train.yaml", "imagenet_start.yaml"}  # the latter needs a checkpoint, and has its own test
-    assert {path.name for path in (BUNDLE / "configs").glob("*.yaml")} == set(FRAGMENTS) | others
+    assert {path.name for path in (BUNDLE.root / "configs").glob("*.yaml")} == set(FRAGMENTS) | others
 
 
 def test_an_imagenet_checkpoint_starts_a_training(folder, prepared, tmp_path):
@@ -218,21 +177,13 @@ def _next_arguments(run: ConfigWorkflow) -> str:
 
 
 def test_resumed_training_repeats_the_losses(folder, prepared, tmp_path):
-    train(folder, prepared, tmp_path / "whole", max_epochs=3)
-    run = started(folder, prepared, tmp_path / "halves", max_epochs=3, **ONLY_TRAINING)
-    trainer = run.parser.get_parsed_content("train#trainer")
-    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda engine: engine.request_stop("stopped by the test"))
-    with pytest.raises(SystemExit):
-        trainer.run()
-    assert len(losses(tmp_path / "halves")) == 1
-    train(folder, prepared, tmp_path / "halves", max_epochs=3, resume=True)
-    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    BUNDLE.assert_resumes(folder, prepared, tmp_path, **BUNDLE.ONLY_TRAINING)
 
 
 def test_a_collapsed_run_ends_if_asked(folder, prepared, tmp_path):
     collapsing = {"stop_on_collapse": True, "train::handlers::3::every_steps": 1, "train::handlers::3::grace": 0}
     steps = {"max_epochs": 12, "train::trainer::epoch_length": 3}
-    run = started(folder, prepared, tmp_path, **(ONLY_TRAINING | NO_PICTURES | collapsing | steps))
+    run = started(folder, prepared, tmp_path, **(BUNDLE.ONLY_TRAINING | NO_PICTURES | collapsing | steps))
     trainer = run.parser.get_parsed_content("train#trainer")
     with torch.no_grad():
         for parameter in trainer.method.encoder.parameters():

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from bundle_runs import BundleRuns
 from monai.networks.nets import UNet
-from pretraining_runs import PretrainingBundle, mistake
+from pretraining_runs import RadiographBundle, mistake
 
 from monai_ssl.data import make_example_radiographs
 from monai_ssl.weights import load_encoder, read_manifest
@@ -21,15 +21,7 @@ SMALL_NET = {
 TINY_VIT = {"img_size": [32, 32], "patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_layers": 2, "num_heads": 2}
 
 
-class RadiographBundle(PretrainingBundle):
-    """Whole images in place of patches: an epoch is the pool."""
-
-    QUICK = {"max_epochs": 1, "batch_size": 4, "precision": "fp32", "channels_last": False}
-
-
-BUNDLE = RadiographBundle(
-    "radiograph_masked_pretraining", stored_side=64, image_size=32, block_size=8, probe_every=1, **SMALL_NET
-)
+BUNDLE = RadiographBundle("radiograph_masked_pretraining", block_size=8, probe_every=1, **SMALL_NET)
 train, started = BUNDLE.train, BUNDLE.started
 
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from bundle_runs import BundleRuns
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow
+from pretraining_runs import RadiographBundle, epochs
 from text_cases import write_bert
 
 from monai_ssl.data import ReportTokenizer, make_example_radiographs
@@ -20,31 +19,17 @@ from monai_ssl.engines.plain_errors import own_error
 from monai_ssl.networks import PretrainedTextEncoder, build_encoder
 from monai_ssl.weights import load_encoder, load_image_text, open_encoder, read_manifest
 
-BUNDLE = Path(__file__).parents[2] / "bundles/radiograph_report_convirt_pretraining"
 THIN = {"widen_factor": 0.125}
-SMALL = {
-    "stored_side": 64,
-    "image_size": 32,
-    "max_epochs": 1,
-    "batch_size": 4,
-    "network_args": THIN,
-    "vocab_size": 300,
-    "text_encoder::hidden_size": 16,
-    "text_encoder::num_layers": 2,
-    "text_encoder::num_heads": 2,
-    "embedding_dim": 32,
-    "precision": "fp32",
-    "channels_last": False,
-    "train::trainer::epoch_length": 3,
-}
-HANDLERS = [
-    handler["_target_"] for handler in ConfigParser.load_config_file(BUNDLE / "configs/train.yaml")["train"]["handlers"]
-]
-ONLY_TRAINING = {"run": ["$@train#trainer.run()"], "probe_labels": None}
-NO_PICTURES = {
-    f"train::handlers::{HANDLERS.index(f'monai_ssl.handlers.{name}')}::_disabled_": True
-    for name in ("TrainingCurves", "PretrainTensorBoard")
-}
+SMALL_TEXT = {"text_encoder::hidden_size": 16, "text_encoder::num_layers": 2, "text_encoder::num_heads": 2}
+BUNDLE = RadiographBundle(
+    "radiograph_report_convirt_pretraining",
+    network_args=THIN,
+    vocab_size=300,
+    embedding_dim=32,
+    **SMALL_TEXT,
+    **{"train::trainer::epoch_length": 3},
+)
+train, started, NO_PICTURES = BUNDLE.train_only, BUNDLE.started, BUNDLE.no_pictures
 
 
 @pytest.fixture(scope="module")
@@ -55,32 +40,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("prepared")
-
-
-def started(folder: Path, prepared: Path, output: Path, *fragments: str, **overrides: Any) -> ConfigWorkflow:
-    places = {"dataset_dir": str(folder), "output_dir": str(output), "cache_dir": str(prepared)}
-    settings = SMALL | places | overrides
-    run = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / file) for file in ("train.yaml", *fragments)],
-        logging_file=False,
-        workflow_type="train",
-        bundle_root=str(BUNDLE),
-        **{name: value for name, value in settings.items() if value is not ...},
-    )
-    run.initialize()
-    return run
-
-
-def train(*arguments: Any, **overrides: Any) -> ConfigWorkflow:
-    run = started(*arguments, **(ONLY_TRAINING | overrides))
-    run.run()
-    run.finalize()
-    return run
-
-
-def rows(output: Path) -> list[dict[str, str]]:
-    with open(output / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +73,12 @@ def test_training_leaves_both_towers_and_a_verdict(trained):
 
 
 def test_the_weights_are_those_of_the_lowest_validation_loss(trained):
-    losses = [float(row["val_loss"]) for row in rows(trained)]
+    losses = [float(row["val_loss"]) for row in epochs(trained)]
     assert len(losses) == 2
     kept = read_manifest(trained / "encoder.safetensors")["metrics"]["val_loss"]
     newest = read_manifest(trained / "encoder_last.safetensors")["metrics"]["val_loss"]
     assert (kept, newest) == pytest.approx((min(losses), losses[-1]))
-    assert {"image_to_text_accuracy", "text_to_image_accuracy", "temperature"} <= rows(trained)[0].keys()
+    assert {"image_to_text_accuracy", "text_to_image_accuracy", "temperature"} <= epochs(trained)[0].keys()
 
 
 def test_no_sentence_of_a_report_is_in_what_was_not_asked_to_hold_one(trained, folder):
@@ -182,7 +141,7 @@ def test_the_papers_recipe_with_a_bert_of_ones_own(folder, prepared, tmp_path):
         "max_evaluations": 4,
         "max_epochs": 2,
         "tokenizer": "@vocabulary",  # this one knows few words
-        **{name: ... for name in SMALL if name.startswith("text_encoder::")},
+        **dict.fromkeys(SMALL_TEXT, ...),
     }
     run = train(folder, prepared, tmp_path / "run", "local_bert.yaml", "paper.yaml", **(NO_PICTURES | small))
     trainer, method = (run.parser.get_parsed_content(name) for name in ("train#trainer", "method"))
@@ -198,7 +157,7 @@ def test_the_papers_recipe_with_a_bert_of_ones_own(folder, prepared, tmp_path):
 def test_a_bert_that_does_not_know_the_words_is_refused(folder, prepared, tmp_path):
     bert = write_bert(tmp_path / "bert", vocab_size=6, max_position_embeddings=64)
     (bert / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nno")
-    removed = {name: ... for name in SMALL if name.startswith("text_encoder::")}
+    removed = dict.fromkeys(SMALL_TEXT, ...)
     with pytest.raises(RuntimeError) as caught:
         train(folder, prepared, tmp_path, "local_bert.yaml", bert_folder=str(bert), frozen_layers=1, **removed)
     assert "sentences are unknown to the tokenizer" in str(own_error(caught.value))
@@ -207,15 +166,15 @@ def test_a_bert_that_does_not_know_the_words_is_refused(folder, prepared, tmp_pa
 def test_a_stopped_run_goes_on_to_the_same_numbers(folder, prepared, tmp_path):
     settings = {"max_epochs": 3, "learning_rate_schedule": None, "validate_every": 2, "patience": 1}
     train(folder, prepared, tmp_path / "whole", **settings)
-    run = started(folder, prepared, tmp_path / "halves", **(ONLY_TRAINING | settings))
+    run = started(folder, prepared, tmp_path / "halves", **(BUNDLE.ONLY_TRAINING | settings))
     trainer = run.parser.get_parsed_content("train#trainer")
     trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda e: e.request_stop("stopped by the test"))
     with pytest.raises(SystemExit):
         trainer.run()
-    assert len(rows(tmp_path / "halves")) == 1
+    assert len(epochs(tmp_path / "halves")) == 1
     train(folder, prepared, tmp_path / "halves", resume=True, **settings)
     for name in ("loss", "val_loss", "learning_rate"):
-        halves, whole = ([row[name] for row in rows(tmp_path / part)] for part in ("halves", "whole"))
+        halves, whole = ([row[name] for row in epochs(tmp_path / part)] for part in ("halves", "whole"))
         assert halves == whole, name
 
 
@@ -227,8 +186,10 @@ def test_images_without_reports_are_an_error_that_says_what_to_do(tmp_path, prep
 
 @pytest.mark.slow
 def test_two_processes(folder, prepared, tmp_path):
-    settings = SMALL | ONLY_TRAINING | {"dataset_dir": folder, "cache_dir": prepared, "output_dir": tmp_path}
+    settings = (
+        BUNDLE.settings | BUNDLE.ONLY_TRAINING | {"dataset_dir": folder, "cache_dir": prepared, "output_dir": tmp_path}
+    )
     settings = {name: value for name, value in settings.items() if name not in ("run", "probe_labels")}
     settings |= {"max_epochs": 1, "label_column": "effusion", "probe_split": "test"}
-    BundleRuns(BUNDLE.name).train_in_two_processes(settings)
+    BundleRuns(BUNDLE.root.name).train_in_two_processes(settings)
     assert (tmp_path / "image_text.safetensors").is_file()
